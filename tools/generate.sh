@@ -1,0 +1,46 @@
+#!/usr/bin/env bash
+# Generates Go code from every .proto file under api/.
+#
+#   tools/generate.sh PLUGINS          writes the generated files beside their .proto files
+#   tools/generate.sh --check PLUGINS  generates into a temporary folder and fails on any difference
+#
+# PLUGINS is the folder that holds protoc-gen-go and protoc-gen-go-grpc (built by make from the tools module).
+# protoc's own version stands in the generated comments and differs between Debian releases, so the check
+# ignores that one line; the plugins are pinned and are compared.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+check=0
+if [ "${1:-}" = "--check" ]; then
+  check=1
+  shift
+fi
+plugins=$(cd "$1" && pwd)
+
+mapfile -t protos < <(find api -name '*.proto' -type f 2>/dev/null | LC_ALL=C sort)
+if [ ${#protos[@]} -eq 0 ]; then
+  echo "generate: no .proto file under api/" >&2
+  exit 1
+fi
+
+out=.
+if [ $check -eq 1 ]; then
+  out=$(mktemp -d)
+  trap 'rm -rf "$out"' EXIT
+fi
+protoc -I . \
+  --plugin=protoc-gen-go="$plugins/protoc-gen-go" --go_out="$out" --go_opt=paths=source_relative \
+  --plugin=protoc-gen-go-grpc="$plugins/protoc-gen-go-grpc" --go-grpc_out="$out" --go-grpc_opt=paths=source_relative \
+  "${protos[@]}"
+[ $check -eq 1 ] || exit 0
+
+stale=0
+while IFS= read -r file; do
+  if ! diff -u -I '^//[[:space:]-]*protoc[[:space:]]' "$file" "$out/$file"; then
+    stale=1
+  fi
+done < <({ cd "$out" && find api -name '*.pb.go' -type f; cd "$OLDPWD" && find api -name '*.pb.go' -type f; } | LC_ALL=C sort -u)
+if [ $stale -ne 0 ]; then
+  echo "generate: generated code is out of date: run make generate and commit the result" >&2
+  exit 1
+fi
