@@ -17,18 +17,18 @@ if [ "${1:-}" = "--check" ]; then
 fi
 plugins=$(cd "$1" && pwd)
 
-mapfile -t protos < <(find api -name '*.proto' -type f 2>/dev/null | LC_ALL=C sort)
+mapfile -t protos < <(cd api 2>/dev/null && find * -name '*.proto' -type f | LC_ALL=C sort)
 if [ ${#protos[@]} -eq 0 ]; then
   echo "generate: no .proto file under api/" >&2
   exit 1
 fi
 
-out=.
+out=api
 if [ $check -eq 1 ]; then
   out=$(mktemp -d)
   trap 'rm -rf "$out"' EXIT
 fi
-protoc -I . \
+protoc -I api \
   --plugin=protoc-gen-go="$plugins/protoc-gen-go" --go_out="$out" --go_opt=paths=source_relative \
   --plugin=protoc-gen-go-grpc="$plugins/protoc-gen-go-grpc" --go-grpc_out="$out" --go-grpc_opt=paths=source_relative \
   "${protos[@]}"
@@ -36,10 +36,10 @@ protoc -I . \
 
 stale=0
 while IFS= read -r file; do
-  if ! diff -u -I '^//[[:space:]-]*protoc[[:space:]]' "$file" "$out/$file"; then
-    stale=1
-  fi
-done < <({ cd "$out" && find api -name '*.pb.go' -type f; cd "$OLDPWD" && find api -name '*.pb.go' -type f; } | LC_ALL=C sort -u)
+  difference=$(diff -u -I '^//[[:space:]-]*protoc[[:space:]]' "api/$file" "$out/$file" 2>&1) && continue
+  stale=1
+  head -n 40 <<<"$difference" >&2
+done < <({ (cd "$out" && find . -name '*.pb.go' -type f) && (cd api && find . -name '*.pb.go' -type f); } | LC_ALL=C sort -u)
 if [ $stale -ne 0 ]; then
   echo "generate: generated code is out of date: run make generate and commit the result" >&2
   exit 1
