@@ -1,0 +1,59 @@
+package hizov1
+
+// Metadata keys of every call.
+const (
+	MetaAuthorization = "authorization"   // "Bearer hizo_…"
+	MetaRequestID     = "hizo-request-id" // UUIDv7, the same over all retries of one mutation
+)
+
+// ServerName is what every node's client certificate names beside the node itself, so that a
+// connection spliced by a follower verifies as well.
+const ServerName = "cluster.hizo.internal"
+
+// ErrorDomain is the domain of the google.rpc.ErrorInfo that every error carries.
+const ErrorDomain = "hizo"
+
+// Reasons of errors. They are stable: programs may compare them.
+const (
+	ReasonNotLeader            = "NOT_LEADER" // metadata leader_id, leader_addr; both empty while there is none
+	ReasonSealed               = "SEALED"
+	ReasonNotInitialised       = "NOT_INITIALISED"
+	ReasonAlreadyInitialised   = "ALREADY_INITIALISED"
+	ReasonUnknownOutcome       = "UNKNOWN_OUTCOME" // retry with the same request id
+	ReasonSuperseded           = "SUPERSEDED"
+	ReasonUnauthenticated      = "UNAUTHENTICATED"
+	ReasonPermissionDenied     = "PERMISSION_DENIED"
+	ReasonNotFound             = "NOT_FOUND"
+	ReasonExists               = "EXISTS"
+	ReasonConflict             = "CONFLICT" // metadata current_version
+	ReasonRequestReused        = "REQUEST_REUSED"
+	ReasonRequestExpired       = "REQUEST_EXPIRED"
+	ReasonInvalid              = "INVALID" // metadata field, where one field is at fault
+	ReasonTooLarge             = "TOO_LARGE"
+	ReasonRateLimited          = "RATE_LIMITED" // metadata retry_after_ms
+	ReasonOverloaded           = "OVERLOADED"
+	ReasonLimit                = "LIMIT" // a count in the state is at its bound
+	ReasonLastSecurityEngineer = "LAST_SECURITY_ENGINEER"
+	ReasonKeyExhausted         = "KEY_EXHAUSTED"
+	ReasonDeleted              = "DELETED"
+	ReasonDestroyed            = "DESTROYED"
+	ReasonExpired              = "EXPIRED"
+	ReasonUsed                 = "USED"
+	ReasonWrongShare           = "WRONG_SHARE" // metadata index
+	ReasonClockSkew            = "CLOCK_SKEW"
+	ReasonAnswerLost           = "ANSWER_LOST" // the request took effect before, its one-time answer can't be repeated
+	ReasonCancelled            = "CANCELLED"
+	ReasonShutdown             = "SHUTDOWN"
+	ReasonInternal             = "INTERNAL"
+)
+
+// Metadata keys of google.rpc.ErrorInfo.
+const (
+	InfoLeaderID       = "leader_id"
+	InfoLeaderAddr     = "leader_addr"
+	InfoCurrentVersion = "current_version"
+	InfoField          = "field"
+	InfoRetryAfter     = "retry_after_ms"
+	InfoIndex          = "index"
+	InfoMissing        = "missing" // PERMISSION_DENIED: what would have to be granted
+)
