@@ -15,23 +15,26 @@ type layer string
 //
 // What a layer may reach indirectly it may also import directly. crypto, transport, fsm and
 // api/hizov1 import none of the others. cluster takes raft.Transport as an interface, so
-// transport is joined to it by cmd alone (and by tests, see mayImportInTests).
-// A layer may always import itself.
+// transport is joined to it by cmd alone, and by clustertest, the kit that starts whole
+// clusters for tests. A layer may always import itself.
 var mayImport = map[layer][]layer{
-	"cmd":        {"api", "api/hizov1", "cluster", "crypto", "fsm", "transport"},
-	"chaos":      {"api", "api/hizov1", "cluster", "crypto", "fsm", "transport"},
-	"api":        {"api/hizov1", "cluster", "crypto", "fsm", "transport"},
-	"cluster":    {"api/hizov1", "crypto", "fsm"},
-	"api/hizov1": {},
-	"crypto":     {},
-	"transport":  {},
-	"fsm":        {},
-	"deploy":     {},
+	"cmd":                 {"api", "api/hizov1", "cluster", "crypto", "fsm", "transport"},
+	"chaos":               {"api", "api/hizov1", "cluster", "cluster/clustertest", "crypto", "fsm", "transport"},
+	"api":                 {"api/hizov1", "cluster", "crypto", "fsm", "transport"},
+	"api/hizov1":          {},
+	"cluster":             {"crypto", "fsm"},
+	"cluster/clustertest": {"cluster", "crypto", "fsm", "transport"},
+	"crypto":              {},
+	"transport":           {},
+	"fsm":                 {},
+	"deploy":              {},
 }
 
 // mayImportInTests is allowed to _test.go files on top of mayImport.
 var mayImportInTests = map[layer][]layer{
-	"cluster": {"transport"},
+	"cmd":     {"cluster/clustertest"},
+	"api":     {"cluster/clustertest"},
+	"cluster": {"cluster/clustertest", "transport"},
 }
 
 // onlyIn keeps packages that need cgo out of everything but the one seal that is made of them,
