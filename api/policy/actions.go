@@ -1,0 +1,96 @@
+package policy
+
+import "slices"
+
+// Action is what a principal asks to do; the text is the identifier of the
+// Cedar action, Hizo::Action::"reveal".
+type Action string
+
+// Actions on secrets. Only these are open to policies that users put; every
+// other action is ruled by the shipped policies alone, so that no put policy
+// can lock SecurityEngineers out or let anybody else manage anything.
+const (
+	Reveal   Action = "reveal"   // on a Secret: plaintext to the caller
+	Inject   Action = "inject"   // on a Secret: value sealed to an execution key
+	Put      Action = "put"      // on a Secret
+	List     Action = "list"     // on a Vault: names, never values
+	Versions Action = "versions" // on a Secret: version numbers and stages
+	Delete   Action = "delete"   // on a Secret
+	Undelete Action = "undelete" // on a Secret
+	Destroy  Action = "destroy"  // on a Secret
+)
+
+// Actions on vaults.
+const (
+	VaultCreate Action = "vault.create" // on the Vault to be
+	VaultList   Action = "vault.list"   // on the System
+)
+
+// Actions on identities: on the System or on the User, Workload or Role.
+const (
+	UserCreate       Action = "user.create"
+	UserList         Action = "user.list"
+	UserDisable      Action = "user.disable"
+	RoleGrant        Action = "role.grant" // on the Role; see CanGrant
+	RoleRevoke       Action = "role.revoke"
+	RoleList         Action = "role.list"
+	WorkloadCreate   Action = "workload.create"
+	WorkloadList     Action = "workload.list"
+	WorkloadSecretID Action = "workload.secret-id"
+	CertificateIssue Action = "certificate.issue"
+	TokenRevoke      Action = "token.revoke" // on the token's owner; anybody may revoke their own
+	TokenRenew       Action = "token.renew"  // on the token's owner; own tokens only
+	WhoAmI           Action = "whoami"       // on the System
+)
+
+// Actions on policies: on the System, PolicyExplain on the principal asked about.
+const (
+	PolicyPut     Action = "policy.put"
+	PolicyList    Action = "policy.list"
+	PolicyGet     Action = "policy.get"
+	PolicyDelete  Action = "policy.delete"
+	PolicyExplain Action = "policy.explain" // anybody may ask about themselves
+)
+
+// Actions on the audit log: on the System.
+const (
+	AuditRead   Action = "audit.read" // tail and search
+	AuditExport Action = "audit.export"
+	AuditProve  Action = "audit.prove"
+	AuditVerify Action = "audit.verify" // checkpoints and consistency proofs
+)
+
+// Actions on the cluster: on the System or a Node. Unsealing is not here: a
+// valid share is its own authority.
+const (
+	ClusterStatus     Action = "cluster.status"
+	ClusterMembers    Action = "cluster.members"
+	ClusterJoinToken  Action = "cluster.join-token"
+	ClusterApprove    Action = "cluster.approve"
+	ClusterRemove     Action = "cluster.remove"
+	ClusterQuarantine Action = "cluster.quarantine"
+	ClusterSeal       Action = "cluster.seal"
+)
+
+// Actions returns every action, in the order of this file.
+func Actions() []Action {
+	return slices.Concat(secretActions(), []Action{
+		VaultCreate, VaultList,
+		UserCreate, UserList, UserDisable, RoleGrant, RoleRevoke, RoleList,
+		WorkloadCreate, WorkloadList, WorkloadSecretID, CertificateIssue,
+		TokenRevoke, TokenRenew, WhoAmI,
+		PolicyPut, PolicyList, PolicyGet, PolicyDelete, PolicyExplain,
+		AuditRead, AuditExport, AuditProve, AuditVerify,
+		ClusterStatus, ClusterMembers, ClusterJoinToken, ClusterApprove,
+		ClusterRemove, ClusterQuarantine, ClusterSeal,
+	})
+}
+
+// secretActions are the ones open to put policies.
+func secretActions() []Action {
+	return []Action{Reveal, Inject, Put, List, Versions, Delete, Undelete, Destroy}
+}
+
+// grantableActions are the ones a put policy can permit to somebody whom the
+// shipped policies do not permit them anyway.
+func grantableActions() []Action { return []Action{Inject, List, Versions} }

@@ -1,0 +1,177 @@
+package policy
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/cedar-policy/cedar-go"
+	"github.com/cedar-policy/cedar-go/ast"
+
+	"github.com/hizo/hizo/api/name"
+)
+
+// Result is what one statement said to a request.
+type Result string
+
+// The results of a statement.
+const (
+	Matched      Result = "matched"
+	OutOfScope   Result = "out of scope"     // another principal, action or resource
+	ConditionNot Result = "condition is not" // the scope matched, a when or unless did not
+	Failed       Result = "failed"           // counts as matched for a forbid only
+)
+
+// Verdict is one statement's part in a decision.
+type Verdict struct {
+	ID     string
+	Forbid bool
+	Result Result
+	Detail string // why it failed, or the reason of a shipped forbid that matched
+}
+
+// Explanation is a Decision with its grounds.
+type Explanation struct {
+	Decision
+	// Verdicts of every statement about this action, in the order of
+	// evaluation: shipped ones first.
+	Verdicts []Verdict
+	// Missing says, for a denial, what would have to be there.
+	Missing []string
+}
+
+// Explain decides like Decide and tells why. It is meant for people and costs
+// many times a decision.
+func (s *Set) Explain(r Request) Explanation {
+	e := Explanation{Decision: s.Decide(r)}
+	w := newWorld(r)
+	for _, rule := range s.byAction[r.Action] {
+		e.Verdicts = append(e.Verdicts, w.verdict(rule))
+	}
+	if !e.Allowed {
+		e.Missing = s.missing(r, e)
+	}
+	return e
+}
+
+func (w *world) verdict(r *rule) Verdict {
+	v := Verdict{ID: r.id, Forbid: r.forbid}
+	alone := w.authorize(rulesInQuestion{r}, true, true)
+	switch {
+	case len(alone.Errors) > 0:
+		v.Result, v.Detail = Failed, strings.TrimPrefix(alone.Errors[0], r.id+": ")
+	case len(alone.Policies) > 0:
+		v.Result, v.Detail = Matched, r.reason
+	case w.inScope(r):
+		v.Result = ConditionNot
+	default:
+		v.Result = OutOfScope
+	}
+	return v
+}
+
+// inScope evaluates a statement without its conditions.
+func (w *world) inScope(r *rule) bool {
+	bare := *r.tree
+	bare.Conditions = nil
+	scope := &rule{id: r.id, policy: cedar.NewPolicyFromAST((*ast.Policy)(&bare))}
+	return len(w.authorize(rulesInQuestion{scope}, true, true).Policies) > 0
+}
+
+func (s *Set) missing(r Request, e Explanation) []string {
+	var out []string
+	if !slices.Contains(Actions(), r.Action) {
+		return []string{fmt.Sprintf("there is no action %q", string(r.Action))}
+	}
+	forbidden := false
+	for _, v := range e.Verdicts {
+		if !v.Forbid || v.Result != Matched && v.Result != Failed {
+			continue
+		}
+		forbidden = true
+		kind := "policy"
+		if strings.HasPrefix(v.ID, ShippedPrefix) {
+			kind = "shipped policy"
+		}
+		line := fmt.Sprintf("forbidden by %s %s", kind, v.ID)
+		if v.Result == Failed {
+			line += " (it failed, which counts as matched)"
+		}
+		if v.Detail != "" {
+			line += ": " + v.Detail
+		}
+		out = append(out, line)
+	}
+	for _, v := range e.Verdicts {
+		switch {
+		case v.Forbid:
+		case v.Result == ConditionNot:
+			out = append(out, fmt.Sprintf("permit %s is about this, but its condition does not hold", v.ID))
+		case v.Result == Failed:
+			out = append(out, fmt.Sprintf("permit %s failed and so does not count: %s", v.ID, v.Detail))
+		}
+	}
+	matched := slices.ContainsFunc(e.Verdicts, func(v Verdict) bool { return !v.Forbid && v.Result == Matched })
+	if matched {
+		return out
+	}
+	switch hint := hint(r); {
+	case hint == "":
+	case forbidden:
+		out = append(out, "besides, no permit matches: "+hint)
+	default:
+		out = append(out, "no permit matches: "+hint)
+	}
+	return out
+}
+
+// hint says what would permit a request, if anything can.
+func hint(r Request) string {
+	switch {
+	case r.Action == Inject && r.Principal.Kind != name.KindWorkload:
+		return "inject is for workloads only"
+	case r.Action == Inject:
+		return "a workload needs a policy like " + example(principalUID(r.Principal).String(), r)
+	case (r.Action == List || r.Action == Versions) && r.Principal.Kind == name.KindWorkload:
+		return "a workload needs a policy like " + example(principalUID(r.Principal).String(), r)
+	case r.Action == List || r.Action == Versions:
+		return fmt.Sprintf("it takes the role %s, or the role %s and a policy like %s", SecurityEngineer, PipelineOwner, exampleFor(PipelineOwner, r))
+	}
+	var roles []string
+	for _, role := range Roles() {
+		if shippedPermits(r, role) {
+			roles = append(roles, role)
+		}
+	}
+	switch {
+	case len(roles) == 0:
+		return "nobody may do this for somebody else"
+	case r.Principal.Kind != name.KindUser:
+		return fmt.Sprintf("it takes a user with the role %s", strings.Join(roles, " or "))
+	}
+	return fmt.Sprintf("it takes the role %s", strings.Join(roles, " or "))
+}
+
+func shippedPermits(r Request, role string) bool {
+	set, err := Compile(nil)
+	if err != nil {
+		return false
+	}
+	r.Principal, r.Roles = name.Principal{Kind: name.KindUser, Name: "somebody"}, []string{role}
+	return set.Decide(r).Allowed
+}
+
+func example(principal string, r Request) string {
+	return fmt.Sprintf("permit(principal == %s, action == %s, resource in %s);", principal, actionUID(r.Action), vaultOf(r.Resource))
+}
+
+func exampleFor(role string, r Request) string {
+	return fmt.Sprintf("permit(principal in %s, action == %s, resource in %s);", Role(role), actionUID(r.Action), vaultOf(r.Resource))
+}
+
+func vaultOf(r Resource) Resource {
+	if r.uid.Type == typeSecret {
+		return Vault(r.vault)
+	}
+	return r
+}
