@@ -41,7 +41,9 @@ give_up() {
 command -v apt-get >/dev/null || give_up "no apt-get on this machine"
 as_root=()
 if [ "$(id -u)" -ne 0 ]; then
-  command -v sudo >/dev/null && sudo -n true 2>/dev/null || give_up "neither root nor sudo without a password"
+  if ! command -v sudo >/dev/null || ! sudo -n true 2>/dev/null; then
+    give_up "neither root nor sudo without a password"
+  fi
   as_root=(sudo -n)
 fi
 
