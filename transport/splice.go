@@ -1,0 +1,267 @@
+package transport
+
+import (
+	"context"
+	"errors"
+	"io"
+	"log/slog"
+	"net"
+	"sync"
+	"time"
+
+	"golang.org/x/time/rate"
+)
+
+// SpliceConfig configures a Splicer.
+type SpliceConfig struct {
+	// Leader says where a client connection that has just been accepted goes:
+	// "" keeps it here (this node leads, knows no leader, or does not splice),
+	// anything else is the leader's client address. It must not block. It has to
+	// come from this node's Raft state: each node of a chain of stale answers
+	// has learnt of a leader of a later term than the one before it, so that a
+	// chain ends.
+	Leader func() string
+
+	MaxConns    int           // kept and spliced together; default 4096
+	DialTimeout time.Duration // default 2 s
+	Linger      time.Duration // for the other direction after one has ended; default 1 min
+	Logger      *slog.Logger
+}
+
+// Splicer is a listener for clients. While this node is a follower it joins
+// accepted connections to the leader's client port, bytes only: TLS ends at the
+// leader, and no value is ever in the clear on the way. Accept returns the
+// connections that stay.
+type Splicer struct {
+	net.Listener
+	cfg  SpliceConfig
+	log  *slog.Logger
+	full *rate.Limiter
+
+	ctx    context.Context
+	cancel context.CancelFunc
+	wg     sync.WaitGroup
+
+	mu     sync.Mutex
+	conns  int                  // open, kept and spliced
+	joined map[*splice]struct{} // spliced
+	out    map[string]struct{}  // local addresses of our connections to leaders
+	closed bool
+}
+
+type splice struct {
+	target string
+	client net.Conn
+	leader net.Conn // nil while it is dialled; guarded by Splicer.mu
+}
+
+// NewSplicer wraps a TCP listener.
+func NewSplicer(ln net.Listener, cfg SpliceConfig) *Splicer {
+	if cfg.MaxConns <= 0 {
+		cfg.MaxConns = 4096
+	}
+	if cfg.DialTimeout <= 0 {
+		cfg.DialTimeout = 2 * time.Second
+	}
+	if cfg.Linger <= 0 {
+		cfg.Linger = time.Minute
+	}
+	if cfg.Logger == nil {
+		cfg.Logger = slog.New(slog.DiscardHandler)
+	}
+	s := &Splicer{
+		Listener: ln,
+		cfg:      cfg,
+		log:      cfg.Logger.With("component", "splice"),
+		full:     rate.NewLimiter(1, 5),
+		joined:   make(map[*splice]struct{}),
+		out:      make(map[string]struct{}),
+	}
+	s.ctx, s.cancel = context.WithCancel(context.Background())
+	return s
+}
+
+// Accept returns the next connection for this node itself.
+func (s *Splicer) Accept() (net.Conn, error) {
+	for {
+		conn, err := s.Listener.Accept()
+		if err != nil {
+			return nil, err
+		}
+		if !s.enter(conn) {
+			_ = conn.Close()
+			continue
+		}
+		target := s.cfg.Leader()
+		if target == "" {
+			return &keptConn{Conn: conn, leave: s.leave}, nil
+		}
+		j := &splice{target: target, client: conn}
+		if !s.track(j) {
+			s.leave()
+			_ = conn.Close()
+			continue
+		}
+		s.wg.Go(func() {
+			defer s.leave()
+			defer s.untrack(j)
+			s.run(j)
+		})
+	}
+}
+
+// enter counts a connection, or says that it must go: too many, or one of our
+// own that came back because a leader's client address points here.
+func (s *Splicer) enter(conn net.Conn) bool {
+	s.mu.Lock()
+	loop := s.looped(conn)
+	full := s.conns >= s.cfg.MaxConns
+	if !loop && !full && !s.closed {
+		s.conns++
+		s.mu.Unlock()
+		return true
+	}
+	s.mu.Unlock()
+	if loop {
+		s.warnLoop()
+	} else if full && s.full.Allow() {
+		s.log.Warn("too many client connections", "limit", s.cfg.MaxConns)
+	}
+	return false
+}
+
+// looped reports whether a connection is one of our own; mu is held.
+func (s *Splicer) looped(conn net.Conn) bool {
+	_, ok := s.out[conn.RemoteAddr().String()]
+	return ok
+}
+
+func (s *Splicer) warnLoop() {
+	if s.full.Allow() {
+		s.log.Error("the leader's client address leads back to this node; correct the advertised client addresses")
+	}
+}
+
+func (s *Splicer) leave() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.conns--
+}
+
+func (s *Splicer) track(j *splice) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed {
+		return false
+	}
+	s.joined[j] = struct{}{}
+	return true
+}
+
+func (s *Splicer) untrack(j *splice) {
+	s.mu.Lock()
+	delete(s.joined, j)
+	if j.leader != nil {
+		delete(s.out, j.leader.LocalAddr().String())
+	}
+	s.mu.Unlock()
+	_ = j.client.Close()
+	if j.leader != nil {
+		_ = j.leader.Close()
+	}
+}
+
+func (s *Splicer) run(j *splice) {
+	dialer := net.Dialer{Timeout: s.cfg.DialTimeout, KeepAliveConfig: keepAlive}
+	leader, err := dialer.DialContext(s.ctx, "tcp", j.target)
+	if err != nil {
+		if s.ctx.Err() == nil && s.full.Allow() {
+			s.log.Warn("cannot reach the leader's client port", "leader", j.target, "error", err)
+		}
+		return
+	}
+	s.mu.Lock()
+	_, wanted := s.joined[j] // Retarget may have given it up meanwhile
+	j.leader = leader
+	s.out[leader.LocalAddr().String()] = struct{}{}
+	// Asked again: a connection of our own can be accepted before the dial that
+	// made it returns and writes itself down.
+	loop := s.looped(j.client)
+	s.mu.Unlock()
+	if loop {
+		s.warnLoop()
+		return
+	}
+	if !wanted || s.ctx.Err() != nil {
+		return
+	}
+	var both sync.WaitGroup
+	both.Go(func() { s.copy(leader, j.client) })
+	both.Go(func() { s.copy(j.client, leader) })
+	both.Wait()
+}
+
+// copy moves one direction until it ends, and passes a half-close on. The
+// other direction then has Linger to finish; an error ends both at once. On
+// Linux the bytes stay in the kernel (splice(2), by net.TCPConn.ReadFrom).
+func (s *Splicer) copy(dst, src net.Conn) {
+	_, err := io.Copy(dst, src)
+	if half, ok := dst.(interface{ CloseWrite() error }); err == nil && ok && half.CloseWrite() == nil {
+		deadline := time.Now().Add(s.cfg.Linger)
+		_ = dst.SetDeadline(deadline)
+		_ = src.SetDeadline(deadline)
+		return
+	}
+	_ = dst.Close()
+	_ = src.Close()
+}
+
+// Retarget closes the spliced connections that no longer lead to the leader,
+// so that their clients connect anew. Call it at every change of leadership.
+func (s *Splicer) Retarget() {
+	target := s.cfg.Leader()
+	s.cut(func(j *splice) bool { return j.target != target })
+}
+
+func (s *Splicer) cut(which func(*splice) bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for j := range s.joined {
+		if which(j) {
+			delete(s.joined, j)
+			_ = j.client.Close()
+			if j.leader != nil {
+				_ = j.leader.Close()
+			}
+		}
+	}
+}
+
+// Close ends the listener and the spliced connections; those that Accept gave
+// out belong to whoever took them.
+func (s *Splicer) Close() error {
+	err := s.Listener.Close()
+	if errors.Is(err, net.ErrClosed) {
+		err = nil
+	}
+	s.mu.Lock()
+	s.closed = true
+	s.mu.Unlock()
+	s.cancel()
+	s.cut(func(*splice) bool { return true })
+	s.wg.Wait()
+	return err
+}
+
+// keptConn gives its place back when it is closed.
+type keptConn struct {
+	net.Conn
+	once  sync.Once
+	leave func()
+}
+
+func (c *keptConn) Close() error {
+	err := c.Conn.Close()
+	c.once.Do(c.leave)
+	return err
+}
