@@ -20,7 +20,7 @@ help: ## Show this list
 	@awk 'BEGIN {FS = ":.*## "} \
 	  /^##@/ {printf "\n%s\n", substr($$0, 5)} \
 	  /^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
-	@printf '\nVariables: PKG=./fsm/... narrows test, race and bench; FUZZTIME=1m; RACE=1 for test; GO=/path/to/go\n'
+	@printf '\nVariables: PKG=./fsm/... narrows test, race and microbench; FUZZTIME=1m; RACE=1 for test; GO=/path/to/go\n'
 
 .PHONY: demo
 demo: build ## Three nodes, a credential, a training job, a killed leader, the audit trail (under two minutes)
@@ -32,6 +32,7 @@ test: ## Run every test (installs SoftHSM2 when missing and possible); RACE=1 ad
 	@tools/install-deps.sh gcc softhsm2 python3
 	$(GO) test $(if $(RACE),-race) -timeout 10m $(PKG)
 	$(GO) -C tools test ./...
+	$(GO) -C tools/bench test ./...
 
 ##@ Build
 
@@ -81,14 +82,16 @@ generated: tools ## Generated code matches the .proto files
 	@tools/generate.sh --check $(TOOLS)
 
 .PHONY: vet
-vet: ## go vet, in both modules
+vet: ## go vet, in every module
 	$(GO) vet ./...
 	$(GO) -C tools vet ./...
+	$(GO) -C tools/bench vet ./...
 
 .PHONY: staticcheck
-staticcheck: tools ## staticcheck, in both modules
+staticcheck: tools ## staticcheck, in every module
 	$(TOOLS)/staticcheck ./...
 	cd tools && ../$(TOOLS)/staticcheck ./...
+	cd tools/bench && ../../$(TOOLS)/staticcheck ./...
 
 .PHONY: race
 race: ## Run every test under the race detector
@@ -99,5 +102,12 @@ fuzz: ## Run each fuzz target for FUZZTIME
 	@GO='$(GO)' tools/fuzz.sh $(FUZZTIME)
 
 .PHONY: bench
-bench: ## Run the Go benchmarks
+bench: hizod ## Measure three nodes beside etcd (installs etcd-server) into docs/bench.md; BENCHFLAGS='-rounds 1'
+	@tools/install-deps.sh --require etcd-server softhsm2
+	@mkdir -p $(TOOLS) docs
+	@$(GO) -C tools/bench build -o ../../$(TOOLS)/bench .
+	$(TOOLS)/bench -hizod bin/hizod -dir build/bench -out docs/bench.md $(BENCHFLAGS)
+
+.PHONY: microbench
+microbench: ## Run the Go benchmarks (memory per reveal, state-machine cost per record)
 	$(GO) test -run '^$$' -bench . -benchmem $(PKG)
