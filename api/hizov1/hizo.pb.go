@@ -1103,6 +1103,7 @@ type InjectResponse struct {
 	state         protoimpl.MessageState  `protogen:"open.v1"`
 	Values        []*InjectResponse_Value `protobuf:"bytes,1,rep,name=values,proto3" json:"values,omitempty"`
 	ClusterId     string                  `protobuf:"bytes,2,opt,name=cluster_id,json=clusterId,proto3" json:"cluster_id,omitempty"`
+	Principal     string                  `protobuf:"bytes,3,opt,name=principal,proto3" json:"principal,omitempty"` // whom the values are sealed for: part of the info
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1147,6 +1148,13 @@ func (x *InjectResponse) GetValues() []*InjectResponse_Value {
 func (x *InjectResponse) GetClusterId() string {
 	if x != nil {
 		return x.ClusterId
+	}
+	return ""
+}
+
+func (x *InjectResponse) GetPrincipal() string {
+	if x != nil {
+		return x.Principal
 	}
 	return ""
 }
@@ -4907,11 +4915,12 @@ const file_hizov1_hizo_proto_rawDesc = "" +
 	"\x05vault\x18\x01 \x01(\tR\x05vault\x12\x12\n" +
 	"\x04path\x18\x02 \x01(\tR\x04path\x12\x14\n" +
 	"\x05field\x18\x03 \x01(\tR\x05field\x12\x18\n" +
-	"\aversion\x18\x04 \x01(\rR\aversion\"\xc8\x01\n" +
+	"\aversion\x18\x04 \x01(\rR\aversion\"\xe6\x01\n" +
 	"\x0eInjectResponse\x125\n" +
 	"\x06values\x18\x01 \x03(\v2\x1d.hizo.v1.InjectResponse.ValueR\x06values\x12\x1d\n" +
 	"\n" +
-	"cluster_id\x18\x02 \x01(\tR\tclusterId\x1a`\n" +
+	"cluster_id\x18\x02 \x01(\tR\tclusterId\x12\x1c\n" +
+	"\tprincipal\x18\x03 \x01(\tR\tprincipal\x1a`\n" +
 	"\x05Value\x12\x18\n" +
 	"\aversion\x18\x01 \x01(\rR\aversion\x12\x16\n" +
 	"\x06sealed\x18\x02 \x01(\fR\x06sealed\x12%\n" +
