@@ -23,9 +23,9 @@ const (
 	joinFormat    = 1
 )
 
-// ErrMalformedJoinToken means that a text is no join token, or one of a
+// ErrJoinToken means that a text is no join token, or one of a
 // format that this version does not know. It never quotes the text.
-var ErrMalformedJoinToken = errors.New("malformed join token: it is cut, mistyped, or made by another version")
+var ErrJoinToken = errors.New("malformed join token: it is cut, mistyped, or made by another version")
 
 // JoinNode is a member that a joining node can turn to.
 type JoinNode struct {
@@ -112,15 +112,15 @@ func joinChecksum(b []byte) uint32 {
 func ParseJoinToken(text string) (JoinToken, error) {
 	body, ok := strings.CutPrefix(text, joinPrefix)
 	if !ok || len(body) > base64.RawURLEncoding.EncodedLen(maxJoinBinary) || strings.ContainsAny(body, "\r\n") {
-		return JoinToken{}, ErrMalformedJoinToken
+		return JoinToken{}, ErrJoinToken
 	}
 	b, err := base64.RawURLEncoding.Strict().DecodeString(body)
 	if err != nil || len(b) < 1+16+32+32+1+4 || b[0] != joinFormat {
-		return JoinToken{}, ErrMalformedJoinToken
+		return JoinToken{}, ErrJoinToken
 	}
 	b, sum := b[:len(b)-4], b[len(b)-4:]
 	if binary.BigEndian.Uint32(sum) != joinChecksum(b) {
-		return JoinToken{}, ErrMalformedJoinToken
+		return JoinToken{}, ErrJoinToken
 	}
 	var t JoinToken
 	b = b[1:]
@@ -130,11 +130,11 @@ func ParseJoinToken(text string) (JoinToken, error) {
 	count := int(b[0])
 	b = b[1:]
 	if count > MaxJoinNodes {
-		return JoinToken{}, ErrMalformedJoinToken
+		return JoinToken{}, ErrJoinToken
 	}
 	for range count {
 		if len(b) < 1 || len(b) < 1+int(b[0])+32 {
-			return JoinToken{}, ErrMalformedJoinToken
+			return JoinToken{}, ErrJoinToken
 		}
 		n := JoinNode{Addr: string(b[1 : 1+int(b[0])])}
 		b = b[1+int(b[0]):]
@@ -142,7 +142,7 @@ func ParseJoinToken(text string) (JoinToken, error) {
 		t.Nodes = append(t.Nodes, n)
 	}
 	if len(b) != 0 || t.check() != nil {
-		return JoinToken{}, ErrMalformedJoinToken
+		return JoinToken{}, ErrJoinToken
 	}
 	return t, nil
 }

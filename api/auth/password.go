@@ -44,19 +44,19 @@ const (
 )
 
 var (
-	// ErrWeakPassword is matched by every refusal of CheckPassword.
-	ErrWeakPassword = errors.New("password refused")
+	// ErrPassword is matched by every refusal of CheckPassword.
+	ErrPassword = errors.New("password refused")
 	// ErrBusy means that too many passwords are being checked already.
 	ErrBusy = errors.New("too many logins at once: try again in a moment")
-	// ErrMalformedHash means that a stored hash cannot be read.
-	ErrMalformedHash = errors.New("malformed password hash")
+	// ErrPasswordHash means that a stored hash cannot be read.
+	ErrPasswordHash = errors.New("malformed password hash")
 )
 
 // CheckPassword is the floor for a new password: long enough, not the user's
 // name, not one character over and over, and nothing that a terminal adds.
 func CheckPassword(user string, password []byte) error {
 	refuse := func(format string, args ...any) error {
-		return fmt.Errorf("%w: %s", ErrWeakPassword, fmt.Sprintf(format, args...))
+		return fmt.Errorf("%w: %s", ErrPassword, fmt.Sprintf(format, args...))
 	}
 	switch {
 	case len(password) < MinPassword:
@@ -207,35 +207,35 @@ func (p phc) String() string {
 func parsePHC(s string) (phc, error) {
 	parts := strings.Split(s, "$")
 	if len(s) > 512 || len(parts) != 6 || parts[0] != "" || parts[1] != "argon2id" || parts[2] != "v="+strconv.Itoa(argon2.Version) {
-		return phc{}, ErrMalformedHash
+		return phc{}, ErrPasswordHash
 	}
 	var p phc
 	costs := strings.Split(parts[3], ",")
 	if len(costs) != 3 {
-		return phc{}, ErrMalformedHash
+		return phc{}, ErrPasswordHash
 	}
 	var values [3]uint64
 	for i, prefix := range []string{"m=", "t=", "p="} {
 		digits, ok := strings.CutPrefix(costs[i], prefix)
 		n, err := strconv.ParseUint(digits, 10, 32)
 		if !ok || err != nil || strconv.FormatUint(n, 10) != digits {
-			return phc{}, ErrMalformedHash
+			return phc{}, ErrPasswordHash
 		}
 		values[i] = n
 	}
 	if values[2] > math.MaxUint8 {
-		return phc{}, ErrMalformedHash
+		return phc{}, ErrPasswordHash
 	}
 	p.params = Params{Memory: uint32(values[0]), Time: uint32(values[1]), Threads: uint8(values[2])}
 	if err := p.params.check(); err != nil {
-		return phc{}, fmt.Errorf("%w: %w", ErrMalformedHash, err)
+		return phc{}, fmt.Errorf("%w: %w", ErrPasswordHash, err)
 	}
 	b64 := base64.RawStdEncoding.Strict()
 	var err1, err2 error
 	p.salt, err1 = b64.DecodeString(parts[4])
 	p.key, err2 = b64.DecodeString(parts[5])
 	if err1 != nil || err2 != nil || len(p.salt) < 8 || len(p.salt) > 64 || len(p.key) < 16 || len(p.key) > 64 {
-		return phc{}, ErrMalformedHash
+		return phc{}, ErrPasswordHash
 	}
 	return p, nil
 }

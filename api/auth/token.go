@@ -34,9 +34,9 @@ const (
 	redactedText = "[redacted]"
 )
 
-// ErrMalformedToken means that a text is no token of the kind asked for. It
+// ErrToken means that a text is no token of the kind asked for. It
 // never quotes the text.
-var ErrMalformedToken = errors.New("malformed token: it is cut, mistyped, or of another kind")
+var ErrToken = errors.New("malformed token: it is cut, mistyped, or of another kind")
 
 // Token is a bearer secret. It redacts itself wherever it is printed.
 type Token struct {
@@ -66,15 +66,15 @@ func NewToken(kind TokenKind) Token {
 func ParseToken(kind TokenKind, text string) (Token, error) {
 	body, ok := strings.CutPrefix(text, string(kind))
 	if !ok || len(body) != randomChars+checkChars {
-		return Token{}, ErrMalformedToken
+		return Token{}, ErrToken
 	}
 	for i := range len(body) {
 		if strings.IndexByte(alphabet, body[i]) < 0 {
-			return Token{}, ErrMalformedToken
+			return Token{}, ErrToken
 		}
 	}
 	if cut := len(text) - checkChars; checksum(text[:cut]) != text[cut:] {
-		return Token{}, ErrMalformedToken
+		return Token{}, ErrToken
 	}
 	return Token{kind: kind, text: text}, nil
 }

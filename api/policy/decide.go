@@ -12,6 +12,9 @@ import (
 // Decide answers one request.
 func (s *Set) Decide(r Request) Decision {
 	w := newWorld(r)
+	if w.principal.Type == "" {
+		return Decision{} // somebody who is nobody, or of a kind unknown here
+	}
 	var (
 		buffer [16]*rule
 		rules  = rulesInQuestion(buffer[:0])

@@ -80,6 +80,9 @@ func (w *world) inScope(r *rule) bool {
 
 func (s *Set) missing(r Request, e Explanation) []string {
 	var out []string
+	if principalUID(r.Principal).Type == "" {
+		return []string{"nobody is logged in"}
+	}
 	if !slices.Contains(Actions(), r.Action) {
 		return []string{fmt.Sprintf("there is no action %q", string(r.Action))}
 	}

@@ -1,7 +1,7 @@
 package policy
 
 import (
-	"errors"
+	"cmp"
 	"fmt"
 	"regexp"
 	"slices"
@@ -19,16 +19,28 @@ import (
 	"github.com/hizo/hizo/api/name"
 )
 
-// Problem is one thing wrong with a policy's text. Validate joins several.
+// TextError says what is wrong with a policy's text, in the order of the text.
+type TextError struct {
+	Policy   string
+	Problems []Problem // at least one
+}
+
+// Problem is one thing wrong with a policy's text.
 type Problem struct {
-	Policy  string
 	Line    int // from 1
 	Column  int // from 1, in characters
 	Message string
 }
 
-func (p *Problem) Error() string {
-	return fmt.Sprintf("policy %s, line %d, column %d: %s", p.Policy, p.Line, p.Column, p.Message)
+// maxProblems bounds an answer: who has more mistakes corrects these first.
+const maxProblems = 10
+
+func (e *TextError) Error() string {
+	lines := make([]string, 0, len(e.Problems))
+	for _, p := range e.Problems {
+		lines = append(lines, fmt.Sprintf("policy %s, line %d, column %d: %s", e.Policy, p.Line, p.Column, p.Message))
+	}
+	return strings.Join(lines, "\n")
 }
 
 var schemaValidator = sync.OnceValue(func() *validate.Validator {
@@ -48,8 +60,8 @@ var schemaValidator = sync.OnceValue(func() *validate.Validator {
 })
 
 // Validate says whether a policy may be put: it parses, it fits the schema,
-// and it speaks only of what put policies can rule. The error is of type
-// *Problem, or several of them joined.
+// and it speaks only of what put policies can rule. The error is a *TextError,
+// or that of name.Policy.
 func Validate(policy, text string) error {
 	if _, err := name.Policy(policy); err != nil {
 		return err
@@ -59,26 +71,41 @@ func Validate(policy, text string) error {
 		return err
 	}
 	if len(list) == 0 {
-		return &Problem{Policy: policy, Line: 1, Column: 1, Message: "holds no permit or forbid"}
+		return textError(policy, Problem{Line: 1, Column: 1, Message: "holds no permit or forbid"})
 	}
-	var problems []error
+	var problems []Problem
 	for i, p := range list {
 		end := len(text)
 		if i+1 < len(list) {
 			end = list[i+1].Position().Offset
 		}
-		at := place{policy: policy, text: text, from: p.Position().Offset, to: end}
-		problems = append(problems, validateStatement(at, p)...)
+		problems = append(problems, validateStatement(place{text: text, from: p.Position().Offset, to: end}, p)...)
 	}
-	return errors.Join(problems...)
+	if len(problems) == 0 {
+		return nil
+	}
+	slices.SortStableFunc(problems, func(a, b Problem) int {
+		return cmp.Or(cmp.Compare(a.Line, b.Line), cmp.Compare(a.Column, b.Column))
+	})
+	problems = slices.Compact(problems)
+	return textError(policy, problems[:min(len(problems), maxProblems)]...)
 }
 
-func validateStatement(at place, p *cedar.Policy) []error {
+func textError(policy string, problems ...Problem) error {
+	return &TextError{Policy: policy, Problems: problems}
+}
+
+func validateStatement(at place, p *cedar.Policy) []Problem {
 	tree := (*ast.Policy)(p.AST())
-	var problems []error
+	var problems []Problem
 	if err := schemaValidator().Policy("", tree); err != nil {
-		for line := range strings.SplitSeq(err.Error(), "\n") {
-			problems = append(problems, at.problem(line))
+		for message := range strings.SplitSeq(err.Error(), "\n") {
+			problems = append(problems, at.problem(clearer(message)))
+		}
+		// An unknown name has no applicable action either: the name is the
+		// mistake.
+		if slices.ContainsFunc(problems, func(p Problem) bool { return strings.HasPrefix(p.Message, "unrecognized ") }) {
+			problems = slices.DeleteFunc(problems, func(p Problem) bool { return p.Message == clearer(noAction) })
 		}
 	}
 	for uid := range entities(tree) {
@@ -107,6 +134,19 @@ func validateStatement(at place, p *cedar.Policy) []error {
 		}
 	}
 	return problems
+}
+
+// noAction is the validator's message where no action fits a scope.
+const noAction = "unable to find an applicable action given the policy scope constraints"
+
+var unknownType = regexp.MustCompile("^unrecognized entity type `([A-Za-z]+)`$")
+
+// clearer adds to the validator's message what to write instead.
+func clearer(message string) string {
+	if message == noAction {
+		return "no action fits such a principal and resource: inject is for a Workload on a Secret, reveal for a User on a Secret, list is on a Vault"
+	}
+	return unknownType.ReplaceAllString(message, "$0: write Hizo::$1 if you mean ours")
 }
 
 // entities yields the entities that a statement names, each as often as named.
@@ -172,22 +212,22 @@ func checkEntity(uid types.EntityUID) string {
 
 // parse reads the statements of a put policy, within the limits.
 func parse(policy, text string) (cedar.PolicyList, error) {
-	whole := place{policy: policy, text: text, to: len(text)}
+	whole := place{text: text, to: len(text)}
 	switch {
 	case len(text) > MaxText:
-		return nil, &Problem{Policy: policy, Line: 1, Column: 1, Message: fmt.Sprintf("has %d bytes, at most %d are allowed: split it", len(text), MaxText)}
+		return nil, textError(policy, Problem{Line: 1, Column: 1, Message: fmt.Sprintf("has %d bytes, at most %d are allowed: split it", len(text), MaxText)})
 	case !utf8.ValidString(text):
-		return nil, &Problem{Policy: policy, Line: 1, Column: 1, Message: "is not valid UTF-8"}
+		return nil, textError(policy, Problem{Line: 1, Column: 1, Message: "is not valid UTF-8"})
 	}
 	if offset, ok := tooDeep(text); ok {
-		return nil, whole.problemAt(offset, fmt.Sprintf("nests brackets more than %d deep", maxNesting))
+		return nil, textError(policy, whole.problemAt(offset, fmt.Sprintf("nests brackets more than %d deep", maxNesting)))
 	}
 	list, err := cedar.NewPolicyListFromBytes(policy, []byte(text))
 	if err != nil {
-		return nil, whole.syntax(err)
+		return nil, textError(policy, whole.syntax(err))
 	}
 	if len(list) > MaxStatements {
-		return nil, whole.problemAt(list[MaxStatements].Position().Offset, fmt.Sprintf("has %d statements, at most %d are allowed: split it", len(list), MaxStatements))
+		return nil, textError(policy, whole.problemAt(list[MaxStatements].Position().Offset, fmt.Sprintf("has %d statements, at most %d are allowed: split it", len(list), MaxStatements)))
 	}
 	return list, nil
 }
@@ -223,30 +263,36 @@ func tooDeep(text string) (int, bool) {
 
 // place turns messages into Problems with a position in a policy's text.
 type place struct {
-	policy   string
 	text     string
 	from, to int // the statement's bytes
 }
 
 var (
-	position = regexp.MustCompile(`(?:<input>:)?(\d+):(\d+)`)
+	position = regexp.MustCompile(` at (?:<input>:)?(\d+):(\d+)|^<input>:(\d+):(\d+): `)
+	wanted   = regexp.MustCompile(`exact got (.*) want (.*)$`)
 	quoted   = regexp.MustCompile("`([^`]+)`")
 )
 
 // syntax reads the position out of a parser's error, which has it as text.
-func (p place) syntax(err error) error {
-	problem := &Problem{Policy: p.policy, Line: 1, Column: 1, Message: err.Error()}
+func (p place) syntax(err error) Problem {
+	problem := Problem{Line: 1, Column: 1, Message: strings.TrimPrefix(err.Error(), "parser error: ")}
 	if at := position.FindStringSubmatch(problem.Message); at != nil {
-		problem.Line, _ = strconv.Atoi(at[1])
-		problem.Column, _ = strconv.Atoi(at[2])
-		problem.Message = strings.Replace(problem.Message, " at "+at[0], "", 1)
+		problem.Line, _ = strconv.Atoi(at[1] + at[3])
+		problem.Column, _ = strconv.Atoi(at[2] + at[4])
+		problem.Message = strings.Replace(problem.Message, at[0], "", 1)
+	}
+	if got := wanted.FindStringSubmatch(problem.Message); got != nil {
+		problem.Message = fmt.Sprintf("expected %q, got %q", got[2], got[1])
+		if got[1] == "" {
+			problem.Message = fmt.Sprintf("expected %q, got the end of the text", got[2])
+		}
 	}
 	return problem
 }
 
 // problem points at the first place of the statement where what the message
 // quotes stands, or at the statement: the validator itself gives no position.
-func (p place) problem(message string) error {
+func (p place) problem(message string) Problem {
 	for _, match := range quoted.FindAllStringSubmatch(message, -1) {
 		if i := strings.Index(p.text[p.from:p.to], match[1]); i >= 0 {
 			return p.problemAt(p.from+i, message)
@@ -255,11 +301,10 @@ func (p place) problem(message string) error {
 	return p.problemAt(p.from, message)
 }
 
-func (p place) problemAt(offset int, message string) error {
+func (p place) problemAt(offset int, message string) Problem {
 	before := p.text[:min(offset, len(p.text))]
 	lineStart := strings.LastIndexByte(before, '\n') + 1
-	return &Problem{
-		Policy:  p.policy,
+	return Problem{
 		Line:    strings.Count(before, "\n") + 1,
 		Column:  utf8.RuneCountInString(before[lineStart:]) + 1,
 		Message: message,
