@@ -14,33 +14,34 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/hashicorp/go-msgpack/v2/codec"
 	"github.com/hashicorp/raft"
 	raftboltdb "github.com/hashicorp/raft-boltdb/v2"
 	"go.etcd.io/bbolt"
 	bolterrors "go.etcd.io/bbolt/errors"
 )
 
-// openFile opens or creates the database and lists the indexes of its log.
-func openFile(path string, lock time.Duration) (backend, []uint64, error) {
+// openFile opens or creates the database and says what its log holds.
+func openFile(path string, lock time.Duration) (backend, marks, error) {
 	info, err := os.Stat(path)
 	if errors.Is(err, fs.ErrNotExist) {
 		if err := create(path, lock); err != nil {
-			return nil, nil, err
+			return nil, marks{}, err
 		}
 		info, err = os.Stat(path)
 	}
 	if err != nil {
-		return nil, nil, fmt.Errorf("open raft log: %w", err)
+		return nil, marks{}, fmt.Errorf("open raft log: %w", err)
 	}
-	indexes, err := inspect(path, info.Size(), lock)
+	held, err := inspect(path, info.Size(), lock)
 	if err != nil {
-		return nil, nil, err
+		return nil, marks{}, err
 	}
 	store, err := raftboltdb.New(raftboltdb.Options{Path: path, BoltOptions: boltOptions(lock)})
 	if err != nil {
-		return nil, nil, openError(path, err)
+		return nil, marks{}, openError(path, err)
 	}
-	return store, indexes, nil
+	return store, held, nil
 }
 
 // boltOptions: without NoFreelistSync bbolt writes its whole free list at every
@@ -74,19 +75,23 @@ func create(path string, lock time.Duration) error {
 	return errors.Join(dir.Sync(), dir.Close())
 }
 
-// inspect walks every page that the database refers to. bbolt itself panics on
-// a damaged page, at opening even in a goroutine of its own where nothing can
-// recover it, and faults on a page that a truncated file no longer has.
-func inspect(path string, size int64, lock time.Duration) (indexes []uint64, err error) {
+// inspect reads everything in the database and checks it, before anything opens
+// it for writing. bbolt itself panics on a damaged page, at opening even in a
+// goroutine of its own where nothing can recover it, and faults on a page that a
+// truncated file no longer has; and it would take an empty file for a new one.
+func inspect(path string, size int64, lock time.Duration) (held marks, err error) {
 	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
 	defer func() {
 		if p := recover(); p != nil {
-			indexes, err = nil, &CorruptError{Path: path, Err: fmt.Errorf("unreadable page: %v", p)}
+			err = &CorruptError{Path: path, Err: fmt.Errorf("unreadable page: %v", p)}
 		}
 	}()
+	if size < int64(2*os.Getpagesize()) {
+		return held, &CorruptError{Path: path, Err: fmt.Errorf("the file has only %d bytes", size)}
+	}
 	db, err := bbolt.Open(path, 0o600, &bbolt.Options{ReadOnly: true, Timeout: lock})
 	if err != nil {
-		return nil, openError(path, err)
+		return held, openError(path, err)
 	}
 	defer func() { err = errors.Join(err, db.Close()) }()
 	err = db.View(func(tx *bbolt.Tx) error {
@@ -94,21 +99,40 @@ func inspect(path string, size int64, lock time.Duration) (indexes []uint64, err
 			return &CorruptError{Path: path, Err: fmt.Errorf("the file has %d of %d bytes", size, tx.Size())}
 		}
 		return tx.ForEach(func(name []byte, bucket *bbolt.Bucket) error {
-			logs := bytes.Equal(name, []byte("logs"))
 			var before []byte
 			return bucket.ForEach(func(k, v []byte) error {
-				if v == nil || logs && len(k) != 8 || before != nil && bytes.Compare(before, k) >= 0 {
+				if v == nil || before != nil && bytes.Compare(before, k) >= 0 {
 					return &CorruptError{Path: path, Err: errors.New("keys out of order")}
 				}
 				before = bytes.Clone(k)
-				if logs {
-					indexes = append(indexes, binary.BigEndian.Uint64(k))
+				if string(name) == "logs" {
+					return inspectEntry(path, k, v, &held)
 				}
-				return nil
+				_, err := openStable(path, k, v)
+				return err
 			})
 		})
 	})
-	return indexes, err
+	return held, err
+}
+
+func inspectEntry(path string, k, v []byte, held *marks) error {
+	if len(k) != 8 {
+		return &CorruptError{Path: path, Err: fmt.Errorf("index of %d bytes", len(k))}
+	}
+	index := binary.BigEndian.Uint64(k)
+	var e raft.Log
+	err := unseal(path, index, &e, func(_ uint64, e *raft.Log) error {
+		if err := codec.NewDecoderBytes(v, &codec.MsgpackHandle{}).Decode(e); err != nil {
+			return &CorruptError{Path: path, Index: index, Err: err}
+		}
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	held.push(index, sizeOf(&e))
+	return nil
 }
 
 // LockedError says who holds the file.
@@ -191,14 +215,16 @@ func (c *checked) Get(key []byte) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
+	return openStable(c.path, key, sealed)
+}
+
+func openStable(path string, key, sealed []byte) ([]byte, error) {
 	value, sum, err := cutSum(sealed)
 	if err == nil && stableSum(key, value) != sum {
 		err = errChecksum
 	}
 	if err != nil {
-		return nil, &CorruptError{Path: c.path, Err: fmt.Errorf("value of %s: %w", key, err)}
+		return nil, &CorruptError{Path: path, Err: fmt.Errorf("value of %s: %w", key, err)}
 	}
 	return value, nil
 }
-
-var _ raft.StableStore = (*checked)(nil)

@@ -57,12 +57,13 @@ func (m *marks) dropFrom(index uint64) { m.list = m.list[:m.at(index)] }
 func (m *marks) drop(from, to uint64) {
 	i, j := m.at(from), m.at(to+1)
 	gone := m.before(j) - m.before(i)
-	if i == 0 {
+	if i == 0 { // the usual case, and the one that must not move the rest
 		m.origin += gone
-	} else {
-		for k := j; k < len(m.list); k++ {
-			m.list[k].end -= gone
-		}
+		m.list = m.list[j:]
+		return
+	}
+	for k := j; k < len(m.list); k++ {
+		m.list[k].end -= gone
 	}
 	m.list = slices.Delete(m.list, i, j)
 }

@@ -100,7 +100,7 @@ func Open(path string, cfg Config) (*Store, error) {
 	if cfg.Exit == nil {
 		cfg.Exit = func(error) { os.Exit(1) }
 	}
-	raw, indexes, err := openFile(path, cfg.LockTimeout)
+	raw, held, err := openFile(path, cfg.LockTimeout)
 	if err != nil {
 		return nil, err
 	}
@@ -113,37 +113,15 @@ func Open(path string, cfg Config) (*Store, error) {
 		log:      cfg.Logger.With("component", "raft log"),
 		file:     &checked{backend: raw, path: path},
 		deadline: cfg.WriteDeadline,
+		marks:    held,
 	}
 	if s.cache, err = raft.NewLogCache(cacheEntries, s.file); err != nil {
-		return nil, errors.Join(err, raw.Close())
-	}
-	if err := s.load(indexes); err != nil {
 		return nil, errors.Join(err, raw.Close())
 	}
 	if err := s.settle(); err != nil {
 		return nil, errors.Join(err, raw.Close())
 	}
 	return s, nil
-}
-
-// load verifies every entry and learns its size.
-func (s *Store) load(indexes []uint64) error {
-	for _, index := range indexes {
-		var entry raft.Log
-		if err := unseal(s.path, index, &entry, s.file.GetLog); err != nil {
-			if damaged, ok := errors.AsType[*CorruptError](err); ok {
-				return damaged
-			}
-			return &CorruptError{Path: s.path, Index: index, Err: err}
-		}
-		s.marks.push(index, sizeOf(&entry))
-	}
-	for _, key := range [][]byte{keyCurrentTerm, keyLastVote} {
-		if _, err := s.file.Get(key); err != nil && !isNotFound(err) {
-			return err
-		}
-	}
-	return nil
 }
 
 // Close closes the file; calls that come later fail.
