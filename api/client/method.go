@@ -1,0 +1,52 @@
+package client
+
+import (
+	"slices"
+
+	"github.com/hizo/hizo/api/hizov1"
+)
+
+// Methods that change nothing, or nothing that a second call would change again: their outcome may be unknown
+// without harm. Whatever is not named here is treated as a mutation.
+var reads = []string{
+	hizov1.AuthService_Login_FullMethodName, // a lost answer leaves a token that nobody holds
+	hizov1.AuthService_LoginCertificate_FullMethodName,
+	hizov1.AuthService_WhoAmI_FullMethodName,
+	hizov1.VaultService_ListVaults_FullMethodName,
+	hizov1.SecretService_Reveal_FullMethodName,
+	hizov1.SecretService_Inject_FullMethodName,
+	hizov1.SecretService_List_FullMethodName,
+	hizov1.SecretService_Versions_FullMethodName,
+	hizov1.IdentityService_ListUsers_FullMethodName,
+	hizov1.IdentityService_ListRoles_FullMethodName,
+	hizov1.IdentityService_ListWorkloads_FullMethodName,
+	hizov1.PolicyService_ListPolicies_FullMethodName,
+	hizov1.PolicyService_GetPolicy_FullMethodName,
+	hizov1.PolicyService_Explain_FullMethodName,
+	hizov1.AuditService_Tail_FullMethodName,
+	hizov1.AuditService_Search_FullMethodName,
+	hizov1.AuditService_Export_FullMethodName,
+	hizov1.AuditService_Prove_FullMethodName,
+	hizov1.AuditService_LatestCheckpoint_FullMethodName,
+	hizov1.ClusterService_Status_FullMethodName,
+	hizov1.ClusterService_Members_FullMethodName,
+	hizov1.ClusterService_Unseal_FullMethodName, // the same share twice is one share
+}
+
+// Methods that are called before there is a token. Status shows more to those who have one.
+var tokenless = []string{
+	hizov1.AuthService_Login_FullMethodName,
+	hizov1.AuthService_LoginWorkload_FullMethodName,
+	hizov1.AuthService_LoginCertificate_FullMethodName,
+	hizov1.AuthService_Enrol_FullMethodName,
+	hizov1.ClusterService_Init_FullMethodName,
+	hizov1.ClusterService_Status_FullMethodName,
+	hizov1.ClusterService_Unseal_FullMethodName,
+}
+
+func isMutation(method string) bool { return !slices.Contains(reads, method) }
+
+// sentOnce are methods whose answer can't be given a second time, so that a repetition could only hide it.
+func sentOnce(method string) bool { return method == hizov1.ClusterService_Init_FullMethodName }
+
+func needsToken(method string) bool { return !slices.Contains(tokenless, method) }
