@@ -34,6 +34,13 @@ func PeerOf(ctx context.Context) (Peer, bool) {
 // end in plaintext.
 func Credentials() credentials.TransportCredentials { return streamCredentials{} }
 
+// Credentials is the function of that name, for those who know the Mux by an
+// interface.
+func (m *Mux) Credentials() credentials.TransportCredentials { return Credentials() }
+
+// PeerOf is the function of that name.
+func (m *Mux) PeerOf(ctx context.Context) (Peer, bool) { return PeerOf(ctx) }
+
 type streamCredentials struct{}
 
 var errNotStream = errors.New("this connection is not a stream of package transport: dial with Mux.DialPeer or Mux.DialJoin, serve Mux.Peers or Mux.Joiners")

@@ -17,8 +17,9 @@ import (
 )
 
 // Peer is a node as the membership knows it. On a stream for joiners only Key
-// is set, whoever is at the other end.
-type Peer struct {
+// is set, whoever is at the other end. It is an alias, so that other packages can
+// be a Directory and use a Mux without importing this one.
+type Peer = struct {
 	ID   string
 	Addr string   // host:port of the peer port
 	Key  [32]byte // Fingerprint of the node's identity key
