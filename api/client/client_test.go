@@ -423,13 +423,13 @@ func TestNodeKeepsToItsNode(t *testing.T) {
 	ca := newAuthority(t)
 	leader := newNode(t, ca, ok)
 	follower := newNode(t, ca, func(context.Context, int) error { return notLeader(leader.addr) })
-	c := newClient(t, ca, nil, follower, leader)
+	c := newClient(t, ca, func(cfg *client.Config) { cfg.BackoffBase = 10000 * time.Hour }, follower, leader)
 	n, err := c.Node(follower.addr)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer n.Close()
-	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
 	defer cancel()
 	if _, err := n.Auth().WhoAmI(ctx, &hizov1.WhoAmIRequest{}); !client.IsReason(err, hizov1.ReasonNotLeader) {
 		t.Errorf("got %v", err)
