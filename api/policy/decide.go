@@ -3,6 +3,7 @@ package policy
 import (
 	"iter"
 	"slices"
+	"sync"
 
 	"github.com/cedar-policy/cedar-go"
 	"github.com/cedar-policy/cedar-go/types"
@@ -59,6 +60,9 @@ type world struct {
 	principal types.EntityUID
 	roles     []string
 	fields    bool // attributes are wanted: building them costs more than most decisions
+
+	actor  *types.Entity // the principal, once asked for
+	object *types.Entity // the resource, once asked for
 }
 
 func newWorld(r Request) *world {
@@ -104,7 +108,7 @@ func (w *world) authorize(rules rulesInQuestion, facts, fields bool) Decision {
 	if len(rules) == 0 {
 		return Decision{}
 	}
-	w.fields = fields
+	w.fields, w.actor, w.object = fields, nil, nil
 	request := cedar.Request{Principal: w.principal, Action: actionUID(w.request.Action), Resource: w.request.Resource.uid}
 	if facts {
 		request.Context = w.facts()
@@ -133,26 +137,32 @@ func (w *world) authorize(rules rulesInQuestion, facts, fields bool) Decision {
 	return d
 }
 
-// Get implements the entity store that Cedar looks things up in.
+// Get implements the entity store that Cedar looks things up in. Cedar asks
+// for the same two entities for each policy, so they are built once.
 func (w *world) Get(uid types.EntityUID) (types.Entity, bool) {
 	switch {
+	case uid == w.principal:
+		if w.actor == nil {
+			w.actor = &types.Entity{UID: uid, Parents: roleSet(w.roles)}
+			if w.fields {
+				w.actor.Attributes = named(w.request.Principal.Name)
+			}
+		}
+		return *w.actor, true
+	case uid == w.request.Resource.uid:
+		if w.object == nil {
+			w.object = w.resource()
+		}
+		return *w.object, true
 	case uid.Type == typeClaims:
 		return w.claims(uid), true
-	case uid == w.principal:
-		e := types.Entity{UID: uid, Parents: roleSet(w.roles)}
-		if w.fields {
-			e.Attributes = named(w.request.Principal.Name)
-		}
-		return e, true
-	case uid == w.request.Resource.uid:
-		return w.resource(), true
 	}
 	return types.Entity{}, false
 }
 
-func (w *world) resource() types.Entity {
+func (w *world) resource() *types.Entity {
 	r := w.request.Resource
-	e := types.Entity{UID: r.uid}
+	e := &types.Entity{UID: r.uid}
 	if r.uid.Type == typeSecret {
 		e.Parents = types.NewEntityUIDSet(types.NewEntityUID(typeVault, types.String(r.vault)))
 	}
@@ -195,10 +205,36 @@ func (w *world) facts() types.Record {
 	return types.NewRecord(facts)
 }
 
-func roleSet(roles []string) types.EntityUIDSet {
-	uids := make([]types.EntityUID, 0, len(roles))
-	for _, role := range roles {
-		uids = append(uids, types.NewEntityUID(typeRole, types.String(role)))
+// roleSets are the parents of a user for each combination of roles, by bit
+// mask in the order of Roles.
+var roleSets = sync.OnceValue(func() []types.EntityUIDSet {
+	sets := make([]types.EntityUIDSet, 1<<len(Roles()))
+	for mask := range sets {
+		var uids []types.EntityUID
+		for i, role := range Roles() {
+			if mask&(1<<i) != 0 {
+				uids = append(uids, types.NewEntityUID(typeRole, types.String(role)))
+			}
+		}
+		sets[mask] = types.NewEntityUIDSet(uids...)
 	}
-	return types.NewEntityUIDSet(uids...)
+	return sets
+})
+
+// roleSet leaves out what is no role: nothing may come of holding it.
+func roleSet(held []string) types.EntityUIDSet {
+	mask := 0
+	for _, role := range held {
+		switch role {
+		case SecurityEngineer:
+			mask |= 1 << 0
+		case Operator:
+			mask |= 1 << 1
+		case Auditor:
+			mask |= 1 << 2
+		case PipelineOwner:
+			mask |= 1 << 3
+		}
+	}
+	return roleSets()[mask]
 }

@@ -17,9 +17,9 @@ type Result string
 // The results of a statement.
 const (
 	Matched      Result = "matched"
-	OutOfScope   Result = "out of scope"     // another principal, action or resource
-	ConditionNot Result = "condition is not" // the scope matched, a when or unless did not
-	Failed       Result = "failed"           // counts as matched for a forbid only
+	OutOfScope   Result = "out of scope"                // about another principal or resource
+	ConditionNot Result = "its condition does not hold" // the scope matched, a when or unless did not
+	Failed       Result = "failed"                      // counts as matched for a forbid only
 )
 
 // Verdict is one statement's part in a decision.
@@ -86,17 +86,13 @@ func (s *Set) missing(r Request, e Explanation) []string {
 	if !slices.Contains(Actions(), r.Action) {
 		return []string{fmt.Sprintf("there is no action %q", string(r.Action))}
 	}
-	forbidden := false
+	shipped := false
 	for _, v := range e.Verdicts {
 		if !v.Forbid || v.Result != Matched && v.Result != Failed {
 			continue
 		}
-		forbidden = true
-		kind := "policy"
-		if strings.HasPrefix(v.ID, ShippedPrefix) {
-			kind = "shipped policy"
-		}
-		line := fmt.Sprintf("forbidden by %s %s", kind, v.ID)
+		shipped = shipped || strings.HasPrefix(v.ID, ShippedPrefix)
+		line := "forbidden by policy " + v.ID
 		if v.Result == Failed {
 			line += " (it failed, which counts as matched)"
 		}
@@ -104,6 +100,9 @@ func (s *Set) missing(r Request, e Explanation) []string {
 			line += ": " + v.Detail
 		}
 		out = append(out, line)
+	}
+	if shipped {
+		return out // no permit helps; the reason says who may
 	}
 	for _, v := range e.Verdicts {
 		switch {
@@ -115,61 +114,28 @@ func (s *Set) missing(r Request, e Explanation) []string {
 		}
 	}
 	matched := slices.ContainsFunc(e.Verdicts, func(v Verdict) bool { return !v.Forbid && v.Result == Matched })
-	if matched {
-		return out
-	}
-	switch hint := hint(r); {
-	case hint == "":
-	case forbidden:
-		out = append(out, "besides, no permit matches: "+hint)
-	default:
-		out = append(out, "no permit matches: "+hint)
+	if !matched {
+		out = append(out, "no permit matches: "+hint(r))
 	}
 	return out
 }
 
-// hint says what would permit a request, if anything can.
+// hint says what would permit a request that no shipped policy forbids. Those
+// forbid everything to everybody but whom a shipped policy permits it, except
+// the actions that can be granted; TestMatrix asks for every other case.
 func hint(r Request) string {
-	switch {
-	case r.Action == Inject && r.Principal.Kind != name.KindWorkload:
-		return "inject is for workloads only"
-	case r.Action == Inject:
-		return "a workload needs a policy like " + example(principalUID(r.Principal).String(), r)
-	case (r.Action == List || r.Action == Versions) && r.Principal.Kind == name.KindWorkload:
-		return "a workload needs a policy like " + example(principalUID(r.Principal).String(), r)
-	case r.Action == List || r.Action == Versions:
-		return fmt.Sprintf("it takes the role %s, or the role %s and a policy like %s", SecurityEngineer, PipelineOwner, exampleFor(PipelineOwner, r))
+	switch r.Principal.Kind {
+	case name.KindWorkload:
+		return "a workload needs a policy like " + example(principalUID(r.Principal).String(), r, "principal ==")
+	case name.KindUser:
+		return fmt.Sprintf("it takes the role %s, or the role %s and a policy like %s",
+			SecurityEngineer, PipelineOwner, example(Role(PipelineOwner).String(), r, "principal in"))
 	}
-	var roles []string
-	for _, role := range Roles() {
-		if shippedPermits(r, role) {
-			roles = append(roles, role)
-		}
-	}
-	switch {
-	case len(roles) == 0:
-		return "nobody may do this for somebody else"
-	case r.Principal.Kind != name.KindUser:
-		return fmt.Sprintf("it takes a user with the role %s", strings.Join(roles, " or "))
-	}
-	return fmt.Sprintf("it takes the role %s", strings.Join(roles, " or "))
+	return "only users and workloads are granted anything"
 }
 
-func shippedPermits(r Request, role string) bool {
-	set, err := Compile(nil)
-	if err != nil {
-		return false
-	}
-	r.Principal, r.Roles = name.Principal{Kind: name.KindUser, Name: "somebody"}, []string{role}
-	return set.Decide(r).Allowed
-}
-
-func example(principal string, r Request) string {
-	return fmt.Sprintf("permit(principal == %s, action == %s, resource in %s);", principal, actionUID(r.Action), vaultOf(r.Resource))
-}
-
-func exampleFor(role string, r Request) string {
-	return fmt.Sprintf("permit(principal in %s, action == %s, resource in %s);", Role(role), actionUID(r.Action), vaultOf(r.Resource))
+func example(principal string, r Request, relation string) string {
+	return fmt.Sprintf("permit(%s %s, action == %s, resource in %s);", relation, principal, actionUID(r.Action), vaultOf(r.Resource))
 }
 
 func vaultOf(r Resource) Resource {
