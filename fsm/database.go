@@ -1,0 +1,72 @@
+package fsm
+
+import (
+	"fmt"
+	"log/slog"
+	"sync"
+
+	"github.com/cockroachdb/pebble/v2"
+	"github.com/cockroachdb/pebble/v2/bloom"
+	"github.com/cockroachdb/pebble/v2/vfs"
+)
+
+// database is one Pebble directory, counted, so that a scan that began before a restore may end on the old one.
+type database struct {
+	*pebble.DB
+	name string // of its directory below the store's
+	drop func() // after the last user left a retired database
+
+	mu      sync.Mutex
+	users   int
+	retired bool
+}
+
+func (d *database) release() {
+	d.mu.Lock()
+	d.users--
+	last := d.users == 0 && d.retired
+	d.mu.Unlock()
+	if last {
+		d.drop()
+	}
+}
+
+func (d *database) retire() {
+	d.mu.Lock()
+	d.retired = true
+	last := d.users == 0
+	d.mu.Unlock()
+	if last {
+		d.drop()
+	}
+}
+
+// The WAL is off: the Raft log is the WAL. What a crash leaves is a prefix of the batches, each of them whole, because
+// a batch never spans two memtables and memtables are flushed in order; the position in every batch says which prefix.
+func openPebble(fs vfs.FS, dir string, log *slog.Logger, halt func(error), readOnly bool) (*pebble.DB, error) {
+	opts := &pebble.Options{
+		FS:                 fs,
+		DisableWAL:         true,
+		MemTableSize:       8 << 20,
+		CacheSize:          64 << 20,
+		FormatMajorVersion: pebble.FormatTableFormatV6, // raised on purpose only: an older build can't open a newer format
+		LoggerAndTracer:    pebbleLogger{log: log, halt: halt},
+		ReadOnly:           readOnly,
+	}
+	for i := range opts.Levels {
+		opts.Levels[i].FilterPolicy = bloom.FilterPolicy(10) // most request ids were never seen: no read then
+	}
+	opts.EventListener = &pebble.EventListener{
+		BackgroundError: func(err error) {
+			log.Error("state store: background work failed; it is tried again", "error", err)
+		},
+		DataCorruption: func(info pebble.DataCorruptionInfo) {
+			halt(fmt.Errorf("state store: %s is corrupt: %w", info.Path, info.Details))
+		},
+	}
+	db, err := pebble.Open(dir, opts)
+	if err != nil {
+		return nil, fmt.Errorf("open state in %s: %w", dir, err)
+	}
+	return db, nil
+}

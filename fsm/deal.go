@@ -1,0 +1,136 @@
+package fsm
+
+import (
+	"slices"
+	"strings"
+
+	"golang.org/x/mod/sumdb/tlog"
+)
+
+// dealPropose opens a deal under the Raft index of its record as the epoch. One is open at a time.
+func (t *tx) dealPropose(b *DealPropose) outcome {
+	cluster := t.cluster()
+	if cluster.PendingEpoch != 0 {
+		return refuse(CodeConflict)
+	}
+	d := b.Deal
+	n := len(d.Members)
+	if n == 0 || n > 255 || d.Threshold < 1 || d.Threshold > n || len(d.Root) == 0 {
+		return refuse(CodeInvalid)
+	}
+	if d.RootGeneration != cluster.RootGeneration {
+		return superseded(ObjCluster)
+	}
+	seen := make(map[string]bool, n)
+	for _, id := range d.Members {
+		m := find[Member](t, ObjMember(id))
+		if m == nil || !m.Approved || m.Quarantined {
+			return refuse(CodeDenied)
+		}
+		if seen[id] {
+			return refuse(CodeInvalid)
+		}
+		seen[id] = true
+	}
+	d.Epoch, d.Changed, d.Provers = t.index, t.index, nil
+	t.put(objDeal(d.Epoch), &d)
+	t.putCluster(func(c *Cluster) { c.PendingEpoch = t.index })
+	return done()
+}
+
+// dealCommit makes the open deal the one in force, at a quorum of its members and at least min(n, t+1) proofs: with
+// fewer, one lost node could leave too few shares.
+func (t *tx) dealCommit(b *DealCommit) outcome {
+	cluster := t.cluster()
+	have := find[Deal](t, objDeal(b.Epoch))
+	if have == nil || cluster.PendingEpoch != b.Epoch {
+		return refuse(CodeNotFound)
+	}
+	provers := slices.Compact(slices.Sorted(slices.Values(b.Provers)))
+	for _, id := range provers {
+		if !slices.Contains(have.Members, id) {
+			return refuse(CodeDenied)
+		}
+	}
+	n := len(have.Members)
+	if len(provers) < max(n/2+1, min(n, have.Threshold+1)) {
+		return refuse(CodeInvalid)
+	}
+	d := *have
+	d.Provers, d.Changed = provers, t.index
+	t.put(objDeal(b.Epoch), &d)
+	t.putCluster(func(c *Cluster) { c.NodeEpoch, c.PendingEpoch = b.Epoch, 0 })
+	return done()
+}
+
+func (t *tx) dealAbort(b *DealAbort) outcome {
+	if t.cluster().PendingEpoch != b.Epoch || b.Epoch == 0 {
+		return refuse(CodeNotFound)
+	}
+	t.del(objDeal(b.Epoch))
+	t.putCluster(func(c *Cluster) { c.PendingEpoch = 0 })
+	return done()
+}
+
+// dealRetire drops the deals before the one in force: every prover has applied its commit.
+func (t *tx) dealRetire(b *DealRetire) outcome {
+	if t.cluster().NodeEpoch != b.Epoch || b.Epoch == 0 {
+		return refuse(CodeNotFound)
+	}
+	t.scan(prefixDeal, func(name string, o object) bool {
+		if o.(*Deal).Epoch < b.Epoch {
+			t.del(name)
+		}
+		return true
+	})
+	t.putCluster(func(c *Cluster) { c.RetiredBelow = b.Epoch })
+	return done()
+}
+
+// shareRelease is the record that must commit before a share leaves its holder.
+func (t *tx) shareRelease(b *ShareRelease) outcome {
+	if t.cluster().Sealed {
+		return refuse(CodeSealed)
+	}
+	to := find[Member](t, ObjMember(b.Node))
+	if to == nil || !to.Approved || to.Quarantined {
+		return refuse(CodeDenied)
+	}
+	deal := find[Deal](t, objDeal(b.Epoch))
+	if deal == nil || b.Epoch != t.cluster().NodeEpoch {
+		return refuse(CodeNotFound)
+	}
+	if t.lookup(ObjMember(b.Holder)) == nil || !slices.Contains(deal.Members, b.Holder) {
+		return refuse(CodeDenied)
+	}
+	return done()
+}
+
+// checkpoint stores a signed statement of the audit tree; signatures over one size are gathered. The root is checked
+// against the tree of the entries before this one, which is all a signer can have seen.
+func (t *tx) checkpoint(b *Checkpoint) outcome {
+	if b.Size == 0 || b.Size > t.s.size || len(b.Root) != tlog.HashSize || len(b.Signatures) == 0 ||
+		len(b.Signatures) > 255 {
+		return refuse(CodeInvalid)
+	}
+	root, err := tlog.TreeHash(int64(b.Size), hashReader{t.s.db})
+	if err != nil {
+		t.must(err)
+	}
+	if tlog.Hash(b.Root) != root {
+		return refuse(CodeInvalid)
+	}
+	c := *b
+	if have := find[Checkpoint](t, objCheckpoint(b.Size)); have != nil {
+		if have.Origin != b.Origin {
+			return refuse(CodeConflict)
+		}
+		c = *have
+		c.Signatures = append(slices.Clone(have.Signatures), b.Signatures...)
+	}
+	// The first signature of a node stays, so that a later one cannot replace it.
+	slices.SortStableFunc(c.Signatures, func(a, b Signature) int { return strings.Compare(a.Node, b.Node) })
+	c.Signatures = slices.CompactFunc(c.Signatures, func(a, b Signature) bool { return a.Node == b.Node })
+	t.put(objCheckpoint(b.Size), &c)
+	return done()
+}

@@ -1,0 +1,25 @@
+package fsm
+
+import "time"
+
+// Limits of the log format. They are part of the replicated behaviour: every build of one cluster must have the same.
+const (
+	MaxEntry   = 256 << 10 // soft: a group commit stops gathering here
+	MaxRecord  = 1 << 20   // one encoded command
+	MaxReads   = 256       // objects in one read set
+	MaxRefs    = 256       // references (and audit leaves) of one command
+	MaxName    = 1024      // bytes in the name of an object
+	MaxRecords = 4096      // records in one entry
+	MaxWraps   = 1 << 31   // data keys under one key generation (random 96-bit nonces, NIST SP 800-38D section 8.3)
+)
+
+// Times, all in cluster time.
+const (
+	RequestMemory = 24 * time.Hour  // how long a mutation's request id is remembered
+	MaxClockStep  = 5 * time.Minute // the furthest one entry may move cluster time without a ClockJump
+	TokenMemory   = time.Hour       // how long an expired token stays, so that its owner learns that it expired
+	OneTimeMemory = 24 * time.Hour  // how long one-time credentials stay past their expiry, for retries
+)
+
+// RoleSecurityEngineer is the role that must never be without an enabled holder.
+const RoleSecurityEngineer = "SecurityEngineer"

@@ -1,0 +1,211 @@
+package fsm
+
+import (
+	"bytes"
+	"crypto/sha256"
+)
+
+// SealSoftware is the SealKind of a node whose keys are in a file.
+const SealSoftware = "software"
+
+// genesis makes the first state. There is no second one.
+func (t *tx) genesis(b *Genesis) outcome {
+	if t.cluster() != nil {
+		return refuse(CodeInitialised)
+	}
+	if b.Cluster.ID == [16]byte{} || !segment(b.Member.ID) || len(b.Member.Key) == 0 {
+		return refuse(CodeInvalid)
+	}
+	if b.Cluster.RequireHardware && b.Member.SealKind == SealSoftware {
+		return refuse(CodeDenied)
+	}
+	for _, key := range b.Keys {
+		if !multi(key.Purpose) || key.Generation == 0 || t.lookup(ObjKey(key.Purpose)) != nil {
+			return refuse(CodeInvalid)
+		}
+		t.putKey(key)
+	}
+	if len(b.Enrolment.Hash) > 0 {
+		if code := t.putEnrolment(b.Enrolment); code != CodeOK {
+			return refuse(code)
+		}
+	}
+	c := b.Cluster
+	c.Created, c.Changed = t.time, t.index
+	c.Sealed, c.NodeEpoch, c.PendingEpoch, c.RetiredBelow = false, 0, 0, 0
+	t.put(ObjCluster, &c)
+	m := b.Member
+	m.Joined, m.Changed = t.index, t.index
+	t.put(ObjMember(m.ID), &m)
+	return done()
+}
+
+// putCluster stores a changed copy of the cluster record.
+func (t *tx) putCluster(change func(*Cluster)) {
+	c := *t.cluster()
+	change(&c)
+	c.Changed = t.index
+	t.put(ObjCluster, &c)
+}
+
+func (t *tx) joinTokenPut(b *JoinTokenPut) outcome {
+	j := b.JoinToken
+	if !hash(j.Hash) || !segment(j.Node) || len(j.Fingerprint) != sha256.Size || j.Used {
+		return refuse(CodeInvalid)
+	}
+	if j.Expires <= t.time {
+		return refuse(CodeExpired)
+	}
+	name := ObjJoinToken(j.Hash)
+	if t.lookup(name) != nil {
+		return refuse(CodeExists)
+	}
+	j.Changed = t.index
+	t.put(name, &j)
+	t.expire(j.Expires+millis(OneTimeMemory), name)
+	return done()
+}
+
+// memberJoin consumes a join token, which names the one key that may use it. The same node asking again, because the
+// first answer was lost, is told that it is in.
+func (t *tx) memberJoin(b *MemberJoin) outcome {
+	m := b.Member
+	if !segment(m.ID) || len(m.Key) == 0 || m.Approved || m.Quarantined {
+		return refuse(CodeInvalid)
+	}
+	token := find[JoinToken](t, ObjJoinToken(b.Token))
+	if token == nil {
+		return refuse(CodeNotFound)
+	}
+	fingerprint := sha256.Sum256(m.Key)
+	if token.Node != m.ID || !bytes.Equal(token.Fingerprint, fingerprint[:]) {
+		return refuse(CodeDenied)
+	}
+	have := find[Member](t, ObjMember(m.ID))
+	if token.Used {
+		if have != nil && bytes.Equal(have.Key, m.Key) {
+			out := done()
+			out.Duplicate = true
+			return out
+		}
+		return refuse(CodeUsed)
+	}
+	if token.Expires <= t.time {
+		return refuse(CodeExpired)
+	}
+	if t.cluster().RequireHardware && m.SealKind == SealSoftware {
+		return refuse(CodeDenied)
+	}
+	if have != nil || t.keyTaken(m.Key) {
+		return refuse(CodeExists)
+	}
+	used := *token
+	used.Used, used.Changed = true, t.index
+	t.put(ObjJoinToken(b.Token), &used)
+	m.Joined, m.Changed = t.index, t.index
+	t.put(ObjMember(m.ID), &m)
+	return done()
+}
+
+func (t *tx) keyTaken(key []byte) bool {
+	taken := false
+	t.scan("member/", func(_ string, o object) bool {
+		taken = bytes.Equal(o.(*Member).Key, key)
+		return !taken
+	})
+	return taken
+}
+
+// changeMember stores a changed copy of a member.
+func (t *tx) changeMember(id string, change func(*Member) Code) outcome {
+	have := find[Member](t, ObjMember(id))
+	if have == nil {
+		return refuse(CodeNotFound)
+	}
+	m := *have
+	if code := change(&m); code != CodeOK {
+		return refuse(code)
+	}
+	m.Changed = t.index
+	t.put(ObjMember(id), &m)
+	return done()
+}
+
+func (t *tx) memberApprove(b *MemberApprove) outcome {
+	return t.changeMember(b.ID, func(m *Member) Code {
+		if !bytes.Equal(m.Key, b.Key) {
+			return CodeDenied
+		}
+		m.Approved, m.MAC = true, b.MAC
+		return CodeOK
+	})
+}
+
+// memberUpdate changes where a member is, never who it is.
+func (t *tx) memberUpdate(b *MemberUpdate) outcome {
+	return t.changeMember(b.Member.ID, func(m *Member) Code {
+		if len(b.Member.Key) > 0 && !bytes.Equal(b.Member.Key, m.Key) {
+			return CodeDenied
+		}
+		if b.Member.PeerAddr != "" {
+			m.PeerAddr = b.Member.PeerAddr
+		}
+		if b.Member.ClientAddr != "" {
+			m.ClientAddr = b.Member.ClientAddr
+		}
+		if len(b.Member.ClientCert) > 0 {
+			m.ClientCert = b.Member.ClientCert
+		}
+		return CodeOK
+	})
+}
+
+func (t *tx) memberRemove(b *MemberRemove) outcome {
+	if t.lookup(ObjMember(b.ID)) == nil {
+		return refuse(CodeNotFound)
+	}
+	others := 0
+	t.scan("member/", func(name string, _ object) bool {
+		if name != ObjMember(b.ID) {
+			others++
+		}
+		return others == 0
+	})
+	if others == 0 {
+		return refuse(CodeInvalid)
+	}
+	t.del(ObjMember(b.ID))
+	return done()
+}
+
+func (t *tx) quarantine(b *Quarantine) outcome {
+	return t.changeMember(b.ID, func(m *Member) Code {
+		m.Quarantined, m.MAC = b.On, b.MAC
+		return CodeOK
+	})
+}
+
+func (t *tx) sealFlag(b *SealFlag) outcome {
+	t.putCluster(func(c *Cluster) { c.Sealed = b.Sealed })
+	return done()
+}
+
+// unsealed records that a node has its keys. Operators lift the seal flag by it.
+func (t *tx) unsealed(b *Unsealed) outcome {
+	if t.lookup(ObjMember(b.Node)) == nil {
+		return refuse(CodeNotFound)
+	}
+	switch b.Method {
+	case "quorum":
+		if t.cluster().Sealed {
+			return refuse(CodeSealed)
+		}
+	case "operators":
+		if t.cluster().Sealed {
+			t.putCluster(func(c *Cluster) { c.Sealed = false })
+		}
+	default:
+		return refuse(CodeInvalid)
+	}
+	return done()
+}

@@ -1,0 +1,214 @@
+package fsm
+
+import "math"
+
+// readVersions releases ciphertexts: all references of the command or none. Every reference gets its own audit leaf
+// with the version it named.
+func (t *tx) readVersions(cmd *Command, b *ReadVersions) outcome {
+	n := len(b.Refs)
+	if n == 0 || n > MaxRefs || len(cmd.Audits) != n {
+		return refuse(CodeInvalid)
+	}
+	out := done()
+	out.versions = make([]uint32, n)
+	values := make([]VersionData, n)
+	codes := make([]Code, n)
+	for i := range b.Refs {
+		values[i], codes[i] = t.resolve(b.Refs[i])
+		out.versions[i] = values[i].Ref.Version
+		if codes[i] != CodeOK && out.Code == CodeOK {
+			out.Code = codes[i]
+		}
+	}
+	if out.Code == CodeOK {
+		out.Value = values
+		return out
+	}
+	out.withheld = make([]bool, n)
+	for i, code := range codes {
+		out.withheld[i] = code == CodeOK
+	}
+	return out
+}
+
+// resolve finds the version a reference names; Version is set in the answer as soon as it is known.
+func (t *tx) resolve(ref Ref) (VersionData, Code) {
+	v := VersionData{Ref: ref}
+	head := find[Secret](t, ObjSecret(ref.Vault, ref.Path))
+	if head == nil {
+		return v, CodeNotFound
+	}
+	if ref.Version == 0 {
+		v.Ref.Version = head.Current
+	}
+	version := find[storedVersion](t, objVersion(ref.Vault, ref.Path, v.Ref.Version))
+	switch {
+	case version == nil:
+		return v, CodeNotFound
+	case version.Destroyed:
+		return v, CodeDestroyed
+	case version.Deleted != 0:
+		return v, CodeDeleted
+	}
+	data := find[SealedValue](t, objData(ref.Vault, ref.Path, v.Ref.Version))
+	if data == nil {
+		return v, CodeDestroyed
+	}
+	v.Created, v.Data = version.Created, *data
+	return v, CodeOK
+}
+
+// secretPut appends a version. The number and the key generation are what the value was encrypted for; if either is no
+// longer right the value has to be encrypted again.
+func (t *tx) secretPut(cmd *Command, b *SecretPut) outcome {
+	if !segment(b.Vault) || !multi(b.Path) || len(b.Data.Ciphertext) == 0 || len(b.Data.WrappedKey) == 0 {
+		return refuse(CodeInvalid)
+	}
+	vault := find[Vault](t, ObjVault(b.Vault))
+	if vault == nil {
+		return refuse(CodeNotFound)
+	}
+	name := ObjSecret(b.Vault, b.Path)
+	head := Secret{Vault: b.Vault, Path: b.Path, Next: 1}
+	if have := find[Secret](t, name); have != nil {
+		head = *have
+	}
+	if b.CAS >= 0 && uint64(b.CAS) != uint64(head.Current) {
+		return outcome{Result: Result{Code: CodeConflict, Version: head.Current}}
+	}
+	if b.Version != head.Next {
+		return superseded(name)
+	}
+	purpose := vaultPurpose(b.Vault)
+	keyName := objKeyGen(purpose, b.Data.Generation)
+	key := find[WrappedKey](t, keyName)
+	if b.Data.Generation != vault.Generation || key == nil || key.Retired {
+		return superseded(ObjKey(purpose))
+	}
+	if key.Wraps >= MaxWraps {
+		return refuse(CodeKeyExhausted)
+	}
+	if head.Next == math.MaxUint32 {
+		return refuse(CodeLimit)
+	}
+	used := *key
+	used.Wraps++
+	t.put(keyName, &used)
+	head.Previous, head.Current = head.Current, b.Version
+	head.Next++
+	head.Changed = t.index
+	t.put(name, &head)
+	t.put(objVersion(b.Vault, b.Path, b.Version), &storedVersion{
+		Number: b.Version, Created: t.time, By: cmd.Principal, Size: uint32(len(b.Data.Ciphertext)),
+	})
+	t.put(objData(b.Vault, b.Path, b.Version), &b.Data)
+	return wrote(b.Version)
+}
+
+// secretVersions deletes, restores or destroys versions. Destroying removes the data key with the ciphertext.
+func (t *tx) secretVersions(kind Kind, b *SecretVersions) outcome {
+	name := ObjSecret(b.Vault, b.Path)
+	have := find[Secret](t, name)
+	if have == nil {
+		return refuse(CodeNotFound)
+	}
+	numbers := b.Versions
+	if len(numbers) == 0 {
+		numbers = []uint32{have.Current}
+	}
+	if len(numbers) > MaxRefs {
+		return refuse(CodeLimit)
+	}
+	seen := make(map[uint32]bool, len(numbers))
+	changed := make([]*storedVersion, 0, len(numbers))
+	for _, number := range numbers {
+		v := find[storedVersion](t, objVersion(b.Vault, b.Path, number))
+		switch {
+		case v == nil:
+			return refuse(CodeNotFound)
+		case seen[number]:
+			return refuse(CodeInvalid)
+		case v.Destroyed && kind != KindSecretDestroy:
+			return refuse(CodeDestroyed)
+		}
+		seen[number] = true
+		next := *v
+		switch kind {
+		case KindSecretDelete:
+			if next.Deleted == 0 {
+				next.Deleted = t.time
+			}
+		case KindSecretRestore:
+			next.Deleted = 0
+		case KindSecretDestroy:
+			next.Destroyed = true
+		}
+		changed = append(changed, &next)
+	}
+	for _, v := range changed {
+		t.put(objVersion(b.Vault, b.Path, v.Number), v)
+		if v.Destroyed {
+			t.del(objData(b.Vault, b.Path, v.Number))
+		}
+	}
+	head := *have
+	head.Changed = t.index
+	t.put(name, &head)
+	if len(numbers) == 1 {
+		return wrote(numbers[0])
+	}
+	return done()
+}
+
+func vaultPurpose(vault string) string { return "vault/" + vault }
+
+// vaultCreate makes a vault with its first key.
+func (t *tx) vaultCreate(b *VaultCreate) outcome {
+	if !segment(b.Vault.Name) || b.Key.Purpose != vaultPurpose(b.Vault.Name) || b.Key.Generation == 0 ||
+		b.Vault.Generation != b.Key.Generation || len(b.Key.Ciphertext) == 0 {
+		return refuse(CodeInvalid)
+	}
+	name := ObjVault(b.Vault.Name)
+	if t.lookup(name) != nil || t.lookup(ObjKey(b.Key.Purpose)) != nil {
+		return refuse(CodeExists)
+	}
+	vault := b.Vault
+	vault.Created, vault.Changed = t.time, t.index
+	t.put(name, &vault)
+	t.putKey(b.Key)
+	return done()
+}
+
+func (t *tx) putKey(key WrappedKey) {
+	key.Created, key.Wraps, key.Retired, key.Changed = t.time, 0, false, t.index
+	t.put(objKeyGen(key.Purpose, key.Generation), &key)
+	t.put(ObjKey(key.Purpose), &keyHead{Purpose: key.Purpose, Current: key.Generation, Changed: t.index})
+}
+
+// keyAdd adds the next generation of a purpose. For a vault it becomes the one that values are encrypted under.
+func (t *tx) keyAdd(b *KeyAdd) outcome {
+	if !multi(b.Key.Purpose) || b.Key.Generation == 0 || len(b.Key.Ciphertext) == 0 {
+		return refuse(CodeInvalid)
+	}
+	current := uint32(0)
+	if head := find[keyHead](t, ObjKey(b.Key.Purpose)); head != nil {
+		current = head.Current
+	}
+	if b.Key.Generation <= current {
+		return refuse(CodeExists)
+	}
+	if b.Key.Generation != current+1 {
+		return superseded(ObjKey(b.Key.Purpose))
+	}
+	if name, isVault := vaultOf(b.Key.Purpose); isVault {
+		have := find[Vault](t, ObjVault(name))
+		if have == nil {
+			return refuse(CodeNotFound)
+		}
+		vault := *have
+		vault.Generation, vault.Changed = b.Key.Generation, t.index
+		t.put(ObjVault(name), &vault)
+	}
+	t.putKey(b.Key)
+	return done()
+}
