@@ -29,13 +29,13 @@ fi
 rm -rf "$dir"
 mkdir -p "$dir/home" "$dir/tmp"
 
-# hizod stops its nodes itself. What this catches is hizod killed hard: a node is ended only if the process of
-# that number is still our binary.
+# hizod stops its nodes itself, and they end with it. What this catches is that failing: a node is ended only if the
+# process of that number still is one. (Nodes switch ptrace off, which hides their /proc/PID/exe, not their arguments.)
 stop_nodes() {
   local file pid
   for file in "$dir"/cluster/nodes/*/pid; do
     pid=$(cat "$file" 2>/dev/null) || continue
-    if [ "$(readlink "/proc/$pid/exe" 2>/dev/null)" = "$top/bin/hizod" ]; then
+    if tr '\0' ' ' <"/proc/$pid/cmdline" 2>/dev/null | grep -qF "server --config ${file%pid}config.yaml"; then
       kill -KILL "$pid" 2>/dev/null || true
     fi
   done
@@ -45,7 +45,7 @@ trap stop_nodes EXIT
 export DEMO_PYTHON DEMO_DIR=$dir
 export HOME=$dir/home XDG_CONFIG_HOME=$dir/home XDG_CACHE_HOME=$dir/home TMPDIR=$dir/tmp
 export PATH=$top/bin:$PATH PYTHONDONTWRITEBYTECODE=1
-unset HIZO_ADDRS HIZO_CACERT HIZO_TOKEN_FILE
+unset HIZO_ADDRS HIZO_CACERT HIZO_TOKEN_FILE HIZO_TRUST
 
 begin=$SECONDS
 code=0
