@@ -2,7 +2,8 @@ package auth
 
 import (
 	"cmp"
-	"container/list"
+	"container/heap"
+	"math"
 	"net/netip"
 	"slices"
 	"sync"
@@ -63,7 +64,7 @@ type Verdict struct {
 // Flood is a count of stopped attempts, to be recorded as one.
 type Flood struct {
 	By    LimitedBy
-	Key   string // address prefix, account, or "" for everybody and for what found no room
+	Key   string // address prefix, account, or "" for everybody and for what is no longer told apart
 	Count uint64
 	First time.Time
 	Last  time.Time
@@ -109,12 +110,14 @@ func (l *Limiter) Allow(addr netip.Addr, account name.Principal) Verdict {
 	defer l.mu.Unlock()
 
 	// The narrowest bucket first: who is stopped by his own takes nothing
-	// from the others, so one guesser can't use the total up.
-	if v := l.address.get(addressKey(addr), now).take(ByAddress, now); !v.OK {
+	// from the others, so one guesser can't use the total up. The total is
+	// looked at before accounts are touched and taken from last: so accounts
+	// are drained, and remembered, at the total's rate at most.
+	if v := l.address.take(addressKey(addr), ByAddress, now); !v.OK {
 		return v
 	}
-	if !account.IsZero() {
-		if v := l.accounts.get(account.String(), now).take(ByAccount, now); !v.OK {
+	if !account.IsZero() && l.total.bucket.TokensAt(now) >= 1 {
+		if v := l.accounts.take(account.String(), ByAccount, now); !v.OK {
 			return v
 		}
 	}
@@ -137,8 +140,8 @@ func (l *Limiter) Drain() []Flood {
 	collect(ByTotal, &l.total)
 	for by, t := range map[LimitedBy]*table{ByAddress: &l.address, ByAccount: &l.accounts} {
 		collect(by, &t.overflow)
-		for _, element := range t.byKey {
-			collect(by, element.Value.(*entry))
+		for _, e := range t.entries {
+			collect(by, e)
 		}
 	}
 	slices.SortFunc(out, func(a, b Flood) int {
@@ -169,6 +172,9 @@ type entry struct {
 	bucket  *rate.Limiter
 	row     bool // the last attempt was stopped
 	stopped Flood
+
+	idleAt time.Time // when the bucket is full again, and e as good as forgotten
+	place  int       // in the heap
 }
 
 func (e *entry) take(by LimitedBy, now time.Time) Verdict {
@@ -178,55 +184,85 @@ func (e *entry) take(by LimitedBy, now time.Time) Verdict {
 	}
 	first := !e.row
 	e.row = true
-	if e.stopped.Count == 0 {
-		e.stopped.First = now
-	}
-	e.stopped.Count++
-	e.stopped.Last = now
-	missing := 1 - e.bucket.TokensAt(now)
-	return Verdict{
-		First:      first,
-		By:         by,
-		RetryAfter: time.Duration(missing / float64(e.bucket.Limit()) * float64(time.Second)),
-	}
+	e.stopped.add(Flood{Count: 1, First: now, Last: now})
+	return Verdict{First: first, By: by, RetryAfter: e.until(1, now)}
 }
 
-// idle reports whether forgetting e changes nothing.
-func (e *entry) idle(now time.Time) bool {
-	return e.stopped.Count == 0 && e.bucket.TokensAt(now) >= float64(e.bucket.Burst())
+// until is how long the bucket takes to hold n.
+func (e *entry) until(n float64, now time.Time) time.Duration {
+	missing := max(0, n-e.bucket.TokensAt(now))
+	return time.Duration(math.Ceil(missing / float64(e.bucket.Limit()) * float64(time.Second)))
 }
 
-// table remembers up to most entries, the longest unused at the back.
+func (f *Flood) add(other Flood) {
+	if f.Count == 0 || other.First.Before(f.First) {
+		f.First = other.First
+	}
+	if other.Last.After(f.Last) {
+		f.Last = other.Last
+	}
+	f.Count += other.Count
+}
+
+// table remembers up to most entries, as a heap with the one that is idle
+// first on top.
 type table struct {
 	rate     Rate
 	most     int
-	byKey    map[string]*list.Element
-	used     *list.List
-	overflow entry
+	byKey    map[string]*entry
+	entries  []*entry
+	overflow entry // for newcomers when there is no room; keeps the counts of who left
 }
 
 func newTable(r Rate, most int) table {
-	return table{
-		rate: r, most: most,
-		byKey: make(map[string]*list.Element), used: list.New(),
-		overflow: entry{bucket: r.limiter()},
-	}
+	return table{rate: r, most: most, byKey: make(map[string]*entry), overflow: entry{bucket: r.limiter()}}
 }
 
-func (t *table) get(key string, now time.Time) *entry {
-	if element, ok := t.byKey[key]; ok {
-		t.used.MoveToFront(element)
-		return element.Value.(*entry)
-	}
-	if len(t.byKey) >= t.most {
-		oldest := t.used.Back()
-		if !oldest.Value.(*entry).idle(now) {
-			return &t.overflow
+func (t *table) take(key string, by LimitedBy, now time.Time) Verdict {
+	e := t.byKey[key]
+	if e == nil {
+		if len(t.entries) >= t.most && !t.evict(now) {
+			return t.overflow.take(by, now)
 		}
-		delete(t.byKey, oldest.Value.(*entry).key)
-		t.used.Remove(oldest)
+		e = &entry{key: key, bucket: t.rate.limiter(), idleAt: now}
+		t.byKey[key] = e
+		heap.Push(t, e)
 	}
-	e := &entry{key: key, bucket: t.rate.limiter()}
-	t.byKey[key] = t.used.PushFront(e)
+	v := e.take(by, now)
+	e.idleAt = now.Add(e.until(float64(e.bucket.Burst()), now))
+	heap.Fix(t, e.place)
+	return v
+}
+
+func (t *table) evict(now time.Time) bool {
+	e := t.entries[0]
+	if e.idleAt.After(now) {
+		return false
+	}
+	heap.Pop(t)
+	delete(t.byKey, e.key)
+	if e.stopped.Count > 0 {
+		t.overflow.stopped.add(e.stopped)
+	}
+	return true
+}
+
+// Len, Less, Swap, Push and Pop implement heap.Interface.
+func (t *table) Len() int           { return len(t.entries) }
+func (t *table) Less(i, j int) bool { return t.entries[i].idleAt.Before(t.entries[j].idleAt) }
+func (t *table) Swap(i, j int) {
+	t.entries[i], t.entries[j] = t.entries[j], t.entries[i]
+	t.entries[i].place, t.entries[j].place = i, j
+}
+func (t *table) Push(x any) {
+	e := x.(*entry)
+	e.place = len(t.entries)
+	t.entries = append(t.entries, e)
+}
+func (t *table) Pop() any {
+	last := len(t.entries) - 1
+	e := t.entries[last]
+	t.entries[last] = nil
+	t.entries = t.entries[:last]
 	return e
 }

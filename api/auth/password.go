@@ -180,7 +180,10 @@ func (h *Hasher) derive(ctx context.Context, password []byte, p phc, length uint
 	}
 	// One password typed on two keyboards is one password: normal form C, as
 	// RFC 8265, section 4.2.2 has it.
-	normal := norm.NFC.Bytes(password)
+	// Append, not Bytes: that returns the caller's own slice when it is
+	// normal. Normal form C is at most three times as long (UAX #15), so one
+	// buffer holds it and is wiped.
+	normal := norm.NFC.Append(make([]byte, 0, 3*len(password)), password...)
 	defer clear(normal)
 	return h.key(normal, p.salt, p.params, length), nil
 }
@@ -235,6 +238,9 @@ func parsePHC(s string) (phc, error) {
 	p.salt, err1 = b64.DecodeString(parts[4])
 	p.key, err2 = b64.DecodeString(parts[5])
 	if err1 != nil || err2 != nil || len(p.salt) < 8 || len(p.salt) > 64 || len(p.key) < 16 || len(p.key) > 64 {
+		return phc{}, ErrPasswordHash
+	}
+	if p.String() != s { // Go's base64 skips newlines
 		return phc{}, ErrPasswordHash
 	}
 	return p, nil

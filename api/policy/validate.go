@@ -8,6 +8,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"unicode"
 	"unicode/utf8"
 
 	"github.com/cedar-policy/cedar-go"
@@ -219,6 +220,10 @@ func parse(policy, text string) (cedar.PolicyList, error) {
 	case !utf8.ValidString(text):
 		return nil, textError(policy, Problem{Line: 1, Column: 1, Message: "is not valid UTF-8"})
 	}
+	// Terminals act on these, and cedar-go's scanner gives them no position.
+	if i := strings.IndexFunc(text, func(r rune) bool { return unicode.IsControl(r) && !strings.ContainsRune("\n\r\t", r) }); i >= 0 {
+		return nil, textError(policy, whole.problemAt(i, "has a control character"))
+	}
 	if offset, ok := tooDeep(text); ok {
 		return nil, textError(policy, whole.problemAt(offset, fmt.Sprintf("nests brackets more than %d deep", maxNesting)))
 	}
@@ -277,8 +282,9 @@ var (
 func (p place) syntax(err error) Problem {
 	problem := Problem{Line: 1, Column: 1, Message: strings.TrimPrefix(err.Error(), "parser error: ")}
 	if at := position.FindStringSubmatch(problem.Message); at != nil {
-		problem.Line, _ = strconv.Atoi(at[1] + at[3])
-		problem.Column, _ = strconv.Atoi(at[2] + at[4])
+		line, _ := strconv.Atoi(at[1] + at[3])
+		column, _ := strconv.Atoi(at[2] + at[4])
+		problem.Line, problem.Column = max(line, 1), max(column, 1)
 		problem.Message = strings.Replace(problem.Message, at[0], "", 1)
 	}
 	if got := wanted.FindStringSubmatch(problem.Message); got != nil {

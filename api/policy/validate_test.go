@@ -93,6 +93,8 @@ func TestValidate(t *testing.T) {
 		{`forbid(principal, action == Hizo::Action::"policy.delete", resource);`, 1, 29, "shipped policies alone"},
 		{widest + "\n" + widest + "\n  " + `forbid(principal, action == Hizo::Action::"audit.read", resource);`, 3, 31, "shipped policies alone"},
 		{"permit(principal, action, resource) when { \xff };", 1, 1, "UTF-8"},
+		{widest + "\n// \x1b[2J", 2, 4, "control character"},
+		{widest + "\x00", 1, 37, "control character"},
 		{strings.Repeat(" ", MaxText+1), 1, 1, "bytes"},
 		{strings.Repeat(widest+"\n", MaxStatements+1), MaxStatements + 1, 1, "statements"},
 		{injects + ` when { ` + strings.Repeat("(", 100) + "true" + strings.Repeat(")", 100) + ` };`, 1, 133, "nests"},
