@@ -65,6 +65,7 @@ type record struct {
 type outcome struct {
 	Result
 	versions []uint32 // per audit: the version it named
+	signer   string   // detail of a leaf that says who may sign checkpoints
 	withheld []bool   // per audit: refused only because another reference was
 	replaced bool     // a retried login: the memory of the request takes the new token
 }
@@ -222,6 +223,8 @@ func (t *tx) dispatch(cmd *Command, body any, before *request, first bool) outco
 		return t.sealFlag(body)
 	case *Unsealed:
 		return t.unsealed(body)
+	case *RootRotate:
+		return t.rootRotate(body)
 	case *Checkpoint:
 		return t.checkpoint(body)
 	}
@@ -246,9 +249,19 @@ func wellFormed(cmd *Command) bool {
 	if len(cmd.Audits) == 0 {
 		return false
 	}
+	own := signerAction(cmd.Kind)
+	if own != "" && len(cmd.Audits) != 1 {
+		return false
+	}
 	for i := range cmd.Audits {
 		switch cmd.Audits[i].Decision {
 		case Allowed:
+			switch cmd.Audits[i].Action {
+			case ActionGenesis, ActionJoin, ActionApprove, ActionRemove:
+				if own == "" {
+					return false
+				}
+			}
 		case Denied, Failed:
 			if cmd.Kind != KindRecord {
 				return false

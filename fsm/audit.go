@@ -1,10 +1,50 @@
 package fsm
 
 import (
+	"encoding/base64"
 	"encoding/binary"
+	"encoding/hex"
 	"fmt"
 	"slices"
+	"strconv"
 )
+
+// Actions of the leaves that say who may sign checkpoints. Apply writes them, with the detail that signerDetail makes,
+// and refuses them from a proposer for anything else: an offline verifier follows the signers by them.
+const (
+	ActionGenesis = "genesis"
+	ActionJoin    = "join"
+	ActionApprove = "approve"
+	ActionRemove  = "remove"
+)
+
+// signerAction is the action of a kind's leaf where Apply writes it, or "".
+func signerAction(k Kind) string {
+	switch k {
+	case KindGenesis:
+		return ActionGenesis
+	case KindMemberJoin:
+		return ActionJoin
+	case KindMemberApprove:
+		return ActionApprove
+	case KindMemberRemove:
+		return ActionRemove
+	}
+	return ""
+}
+
+func signerDetail(c *Cluster, m *Member) string {
+	return "cluster=" + hex.EncodeToString(c.ID[:]) + " node=" + m.ID +
+		" key=" + base64.StdEncoding.EncodeToString(m.Key)
+}
+
+// NoteText is what nodes sign: a checkpoint in the form of C2SP tlog-checkpoint, with its time as an extension line.
+func (c Checkpoint) NoteText() []byte {
+	b := append([]byte(c.Origin), '\n')
+	b = append(strconv.AppendUint(b, c.Size, 10), '\n')
+	b = append(base64.StdEncoding.AppendEncode(b, c.Root), "\ntime "...)
+	return append(strconv.AppendInt(b, c.Time, 10), '\n')
+}
 
 // leafFormat leads every leaf.
 const leafFormat = 1

@@ -239,6 +239,8 @@ func NewBody(kind Kind) (body any, known bool) {
 		return new(SealFlag), true
 	case KindUnsealed:
 		return new(Unsealed), true
+	case KindRootRotate:
+		return new(RootRotate), true
 	case KindCheckpoint:
 		return new(Checkpoint), true
 	}

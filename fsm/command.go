@@ -43,6 +43,7 @@ const (
 	KindShareRelease  Kind = 74 // ShareRelease
 	KindSealFlag      Kind = 75 // SealFlag
 	KindUnsealed      Kind = 76 // Unsealed (audit of a node that unsealed)
+	KindRootRotate    Kind = 77 // RootRotate
 	KindCheckpoint    Kind = 80 // Checkpoint
 )
 
@@ -272,6 +273,19 @@ type DealAbort struct{ Epoch uint64 }
 
 // DealRetire says that every prover has applied the commit: older share keys may be destroyed.
 type DealRetire struct{ Epoch uint64 }
+
+// RootRotate puts a new root key in force. Keys must hold every (purpose, generation) of the state, rewrapped, else
+// CodeSuperseded; generations beyond those are new ones and become current.
+// Epoch != 0: the open deal, of the new root, is committed in the same record. Epoch 0: there is no node set any more.
+type RootRotate struct {
+	Epoch          uint64
+	Provers        []string
+	RootGeneration uint32 // the next one, else CodeSuperseded
+	RootID         []byte
+	OperatorRoot   []byte
+	Keys           []WrappedKey
+	MAC            []byte // of the cluster record as it will be
+}
 
 // ShareRelease records that Holder releases its share of Epoch to Node. Refused for a member that is
 // unknown, not approved or quarantined (CodeDenied), and while the cluster is sealed by flag (CodeSealed).

@@ -1,6 +1,7 @@
 package fsm
 
 import (
+	"maps"
 	"slices"
 	"strings"
 
@@ -18,7 +19,8 @@ func (t *tx) dealPropose(b *DealPropose) outcome {
 	if n == 0 || n > 255 || d.Threshold < 1 || d.Threshold > n || len(d.Root) == 0 {
 		return refuse(CodeInvalid)
 	}
-	if d.RootGeneration != cluster.RootGeneration {
+	// A deal may be of the root in force, or of the next one, which RootRotate then brings.
+	if d.RootGeneration != cluster.RootGeneration && d.RootGeneration != cluster.RootGeneration+1 {
 		return superseded(ObjCluster)
 	}
 	seen := make(map[string]bool, n)
@@ -41,12 +43,18 @@ func (t *tx) dealPropose(b *DealPropose) outcome {
 // dealCommit makes the open deal the one in force, at a quorum of its members and at least min(n, t+1) proofs: with
 // fewer, one lost node could leave too few shares.
 func (t *tx) dealCommit(b *DealCommit) outcome {
-	cluster := t.cluster()
-	have := find[Deal](t, objDeal(b.Epoch))
-	if have == nil || cluster.PendingEpoch != b.Epoch {
+	return t.commitDeal(b.Epoch, b.Provers, t.cluster().RootGeneration)
+}
+
+func (t *tx) commitDeal(epoch uint64, proved []string, root uint32) outcome {
+	have := find[Deal](t, objDeal(epoch))
+	if have == nil || t.cluster().PendingEpoch != epoch {
 		return refuse(CodeNotFound)
 	}
-	provers := slices.Compact(slices.Sorted(slices.Values(b.Provers)))
+	if have.RootGeneration != root {
+		return superseded(ObjCluster)
+	}
+	provers := slices.Compact(slices.Sorted(slices.Values(proved)))
 	for _, id := range provers {
 		if !slices.Contains(have.Members, id) {
 			return refuse(CodeDenied)
@@ -58,8 +66,58 @@ func (t *tx) dealCommit(b *DealCommit) outcome {
 	}
 	d := *have
 	d.Provers, d.Changed = provers, t.index
-	t.put(objDeal(b.Epoch), &d)
-	t.putCluster(func(c *Cluster) { c.NodeEpoch, c.PendingEpoch = b.Epoch, 0 })
+	t.put(objDeal(epoch), &d)
+	t.putCluster(func(c *Cluster) { c.NodeEpoch, c.PendingEpoch = epoch, 0 })
+	return done()
+}
+
+// rootRotate puts a new root key in force: every key of the state comes rewrapped, and the node set with it.
+func (t *tx) rootRotate(b *RootRotate) outcome {
+	cluster := t.cluster()
+	if b.RootGeneration != cluster.RootGeneration+1 {
+		return superseded(ObjCluster)
+	}
+	if len(b.RootID) == 0 || len(b.OperatorRoot) == 0 || len(b.Keys) == 0 {
+		return refuse(CodeInvalid)
+	}
+	if b.Epoch != 0 {
+		if out := t.commitDeal(b.Epoch, b.Provers, b.RootGeneration); out.Code != CodeOK {
+			return out
+		}
+	} else {
+		if cluster.PendingEpoch != 0 {
+			t.del(objDeal(cluster.PendingEpoch))
+		}
+		t.putCluster(func(c *Cluster) { c.NodeEpoch, c.PendingEpoch = 0, 0 })
+	}
+	missing := map[string]bool{}
+	t.scan(prefixKeyGen, func(name string, _ object) bool {
+		missing[name] = true
+		return true
+	})
+	for _, key := range b.Keys {
+		if !multi(key.Purpose) || key.RootGeneration != b.RootGeneration || len(key.Ciphertext) == 0 {
+			return refuse(CodeInvalid)
+		}
+		name := objKeyGen(key.Purpose, key.Generation)
+		if !missing[name] {
+			if out := t.keyAdd(&KeyAdd{Key: key}); out.Code != CodeOK {
+				return out
+			}
+			continue
+		}
+		delete(missing, name)
+		next := *find[WrappedKey](t, name)
+		next.RootGeneration, next.Ciphertext, next.Changed = key.RootGeneration, key.Ciphertext, t.index
+		t.put(name, &next)
+	}
+	for _, name := range slices.Sorted(maps.Keys(missing)) {
+		purpose, _, _ := strings.Cut(strings.TrimPrefix(name, prefixKeyGen), "\x00")
+		return superseded(ObjKey(purpose))
+	}
+	t.putCluster(func(c *Cluster) {
+		c.RootGeneration, c.RootID, c.OperatorRoot, c.MAC = b.RootGeneration, b.RootID, b.OperatorRoot, b.MAC
+	})
 	return done()
 }
 

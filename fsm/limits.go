@@ -4,13 +4,14 @@ import "time"
 
 // Limits of the log format. They are part of the replicated behaviour: every build of one cluster must have the same.
 const (
-	MaxEntry   = 256 << 10 // soft: a group commit stops gathering here
-	MaxRecord  = 1 << 20   // one encoded command
-	MaxReads   = 256       // objects in one read set
-	MaxRefs    = 256       // references (and audit leaves) of one command
-	MaxName    = 1024      // bytes in the name of an object
-	MaxRecords = 4096      // records in one entry
-	MaxWraps   = 1 << 31   // data keys under one key generation (random 96-bit nonces, NIST SP 800-38D section 8.3)
+	MaxEntry    = 256 << 10 // soft: a group commit stops gathering here
+	MaxRecord   = 1 << 20   // one encoded command
+	MaxReads    = 256       // objects in one read set
+	MaxRefs     = 256       // references (and audit leaves) of one command
+	MaxName     = 1024      // bytes in the name of an object
+	MaxRecords  = 4096      // records in one entry
+	MaxVersions = 100       // versions kept of one secret; one more forgets the oldest
+	MaxWraps    = 1 << 31   // data keys under one key generation (random 96-bit nonces, NIST SP 800-38D section 8.3)
 )
 
 // Times, all in cluster time.

@@ -37,7 +37,14 @@ func (t *tx) genesis(b *Genesis) outcome {
 	m := b.Member
 	m.Joined, m.Changed = t.index, t.index
 	t.put(ObjMember(m.ID), &m)
-	return done()
+	return signer(&c, &m)
+}
+
+// signer is success of a command whose leaf says who may sign checkpoints.
+func signer(c *Cluster, m *Member) outcome {
+	out := done()
+	out.signer = signerDetail(c, m)
+	return out
 }
 
 // putCluster stores a changed copy of the cluster record.
@@ -104,7 +111,7 @@ func (t *tx) memberJoin(b *MemberJoin) outcome {
 	t.put(ObjJoinToken(b.Token), &used)
 	m.Joined, m.Changed = t.index, t.index
 	t.put(ObjMember(m.ID), &m)
-	return done()
+	return signer(t.cluster(), &m)
 }
 
 func (t *tx) keyTaken(key []byte) bool {
@@ -132,13 +139,17 @@ func (t *tx) changeMember(id string, change func(*Member) Code) outcome {
 }
 
 func (t *tx) memberApprove(b *MemberApprove) outcome {
-	return t.changeMember(b.ID, func(m *Member) Code {
+	out := t.changeMember(b.ID, func(m *Member) Code {
 		if !bytes.Equal(m.Key, b.Key) {
 			return CodeDenied
 		}
 		m.Approved, m.MAC = true, b.MAC
 		return CodeOK
 	})
+	if out.Code == CodeOK {
+		out = signer(t.cluster(), find[Member](t, ObjMember(b.ID)))
+	}
+	return out
 }
 
 // memberUpdate changes where a member is, never who it is.
@@ -161,7 +172,8 @@ func (t *tx) memberUpdate(b *MemberUpdate) outcome {
 }
 
 func (t *tx) memberRemove(b *MemberRemove) outcome {
-	if t.lookup(ObjMember(b.ID)) == nil {
+	have := find[Member](t, ObjMember(b.ID))
+	if have == nil {
 		return refuse(CodeNotFound)
 	}
 	others := 0
@@ -175,7 +187,7 @@ func (t *tx) memberRemove(b *MemberRemove) outcome {
 		return refuse(CodeInvalid)
 	}
 	t.del(ObjMember(b.ID))
-	return done()
+	return signer(t.cluster(), have)
 }
 
 func (t *tx) quarantine(b *Quarantine) outcome {

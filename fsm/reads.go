@@ -215,11 +215,26 @@ func (s *Store) Bindings() []RoleBinding {
 	return out
 }
 
-// Checkpoints lists the newest checkpoints, newest first, at most limit.
-func (s *Store) Checkpoints(limit int) []Checkpoint {
+// Checkpoints lists the checkpoints of at least that size, smallest first.
+func (s *Store) Checkpoints(from uint64) []Checkpoint {
+	var out []Checkpoint
+	s.scan(prefixCheckpoint, objCheckpoint(from), func(_ string, o object) bool {
+		out = append(out, *o.(*Checkpoint))
+		return true
+	})
+	return out
+}
+
+// Checkpoint returns the checkpoint of exactly that size.
+func (s *Store) Checkpoint(size uint64) (Checkpoint, bool) {
+	return read[Checkpoint](s, objCheckpoint(size))
+}
+
+// LatestCheckpoint returns the checkpoint of the largest size.
+func (s *Store) LatestCheckpoint() (Checkpoint, bool) {
 	db := s.acquire()
 	if db == nil {
-		return nil
+		return Checkpoint{}, false
 	}
 	defer db.release()
 	it, err := db.NewIter(&pebble.IterOptions{LowerBound: []byte(prefixCheckpoint), UpperBound: after(prefixCheckpoint)})
@@ -227,27 +242,33 @@ func (s *Store) Checkpoints(limit int) []Checkpoint {
 		s.fatal(err)
 	}
 	defer it.Close()
-	var out []Checkpoint
-	for ok := it.Last(); ok && len(out) < limit; ok = it.Prev() {
-		o, err := decodeObject(string(it.Key()), it.Value())
-		if err != nil {
+	if !it.Last() {
+		if err := it.Error(); err != nil {
 			s.fatal(err)
 		}
-		out = append(out, *o.(*Checkpoint))
-	}
-	if err := it.Error(); err != nil {
-		s.fatal(err)
-	}
-	return out
-}
-
-// LatestCheckpoint returns the newest checkpoint.
-func (s *Store) LatestCheckpoint() (Checkpoint, bool) {
-	newest := s.Checkpoints(1)
-	if len(newest) == 0 {
 		return Checkpoint{}, false
 	}
-	return newest[0], true
+	o, err := decodeObject(string(it.Key()), it.Value())
+	if err != nil {
+		s.fatal(err)
+	}
+	return *o.(*Checkpoint), true
+}
+
+// Remembered is the answer that a request id got, for whoever has to answer before proposing again. Apply is what
+// decides: the id may be used for the first time in an entry that is under way.
+type Remembered struct {
+	Fingerprint []byte
+	Code        Code
+	Version     uint32
+	Index       uint64
+	Time        int64
+}
+
+// Remembered returns the answer to a mutation by its principal and request id.
+func (s *Store) Remembered(principal string, id [16]byte) (Remembered, bool) {
+	r, ok := read[request](s, objRequest(id, principal))
+	return Remembered{Fingerprint: r.Fingerprint, Code: r.Code, Version: r.Version, Index: r.Index, Time: r.Time}, ok
 }
 
 func list[T any, P interface {

@@ -69,7 +69,7 @@ func (t *tx) secretPut(cmd *Command, b *SecretPut) outcome {
 		return refuse(CodeNotFound)
 	}
 	name := ObjSecret(b.Vault, b.Path)
-	head := Secret{Vault: b.Vault, Path: b.Path, Next: 1}
+	head := Secret{Vault: b.Vault, Path: b.Path, Oldest: 1, Next: 1}
 	if have := find[Secret](t, name); have != nil {
 		head = *have
 	}
@@ -96,6 +96,11 @@ func (t *tx) secretPut(cmd *Command, b *SecretPut) outcome {
 	t.put(keyName, &used)
 	head.Previous, head.Current = head.Current, b.Version
 	head.Next++
+	if head.Next-head.Oldest > MaxVersions {
+		t.del(objVersion(b.Vault, b.Path, head.Oldest))
+		t.del(objData(b.Vault, b.Path, head.Oldest))
+		head.Oldest++
+	}
 	head.Changed = t.index
 	t.put(name, &head)
 	t.put(objVersion(b.Vault, b.Path, b.Version), &storedVersion{
@@ -209,6 +214,18 @@ func (t *tx) keyAdd(b *KeyAdd) outcome {
 		vault.Generation, vault.Changed = b.Key.Generation, t.index
 		t.put(ObjVault(name), &vault)
 	}
+	switch b.Key.Purpose {
+	case PurposeMAC:
+		t.putCluster(func(c *Cluster) { c.MACGeneration = b.Key.Generation })
+	case PurposeAudit:
+		t.putCluster(func(c *Cluster) { c.AuditGeneration = b.Key.Generation })
+	}
 	t.putKey(b.Key)
 	return done()
 }
+
+// Key purposes whose newest generation the cluster record names.
+const (
+	PurposeMAC   = "mac"
+	PurposeAudit = "audit"
+)

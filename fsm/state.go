@@ -109,6 +109,7 @@ type Secret struct {
 	Vault, Path string
 	Current     uint32 // 0: none
 	Previous    uint32 // the one that was current before; 0: none
+	Oldest      uint32 // number of the oldest version that is kept
 	Next        uint32 // number of the next version; 1 for a path that never had one
 	Changed     uint64
 }

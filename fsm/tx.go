@@ -127,6 +127,9 @@ func (t *tx) audit(cmd *Command, out *outcome) {
 		if i < len(out.versions) {
 			r.Version = out.versions[i]
 		}
+		if action := signerAction(cmd.Kind); action != "" {
+			r.Action, r.Detail = action, out.signer
+		}
 		switch {
 		case out.Duplicate:
 			r.Detail = also(r.Detail, "duplicate")
