@@ -119,6 +119,12 @@ func TestJoinTokenRefused(t *testing.T) {
 		}
 		bad[fmt.Sprintf("wrong character at %d", i)] = text[:i] + string(c) + text[i+1:]
 	}
+	// The last character holds bits that belong to no byte: one spelling only.
+	for _, c := range "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_" {
+		if s := text[:len(text)-1] + string(c); s != text {
+			bad["last character "+string(c)] = s
+		}
+	}
 	for why, s := range bad {
 		if got, err := ParseJoinToken(s); !errors.Is(err, ErrJoinToken) || !reflect.DeepEqual(got, JoinToken{}) {
 			t.Errorf("%s: %v", why, err)

@@ -193,6 +193,18 @@ func TestMemoryIsBounded(t *testing.T) {
 	}
 }
 
+// TestRoomComesFromWhoIsIdleFirst: in whatever order they came.
+func TestRoomComesFromWhoIsIdleFirst(t *testing.T) {
+	l, k := newLimiter(LimiterConfig{Address: roomy, Account: account, Total: roomy, Entries: 2})
+	attempts(l, 1, home, user("alice"))
+	attempts(l, 2, home, user("bob"))
+	k.now = k.now.Add(11 * time.Second)
+	attempts(l, 1, home, user("carol"))
+	if l.accounts.byKey["user/carol"] == nil || l.accounts.byKey["user/bob"] == nil || l.accounts.byKey["user/alice"] != nil {
+		t.Errorf("remembered: %v", l.accounts.byKey)
+	}
+}
+
 // TestEvictedFloodsAreCounted: making room loses the name, never the count.
 func TestEvictedFloodsAreCounted(t *testing.T) {
 	l, k := newLimiter(LimiterConfig{Address: roomy, Account: account, Total: roomy, Entries: 1})

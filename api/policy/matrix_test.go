@@ -187,6 +187,29 @@ func TestPutPoliciesNeverWiden(t *testing.T) {
 	}
 }
 
+// TestShippedForbidsStandAlone: what the shipped policies do not permit they
+// forbid, unless it can be granted. So a permit could slip in anywhere and
+// still give nothing.
+func TestShippedForbidsStandAlone(t *testing.T) {
+	set := compile(t)
+	for _, action := range Actions() {
+		for _, principal := range []name.Principal{alice, train, n1} {
+			for _, role := range append(Roles(), "") {
+				r := Request{Principal: principal, Roles: []string{role}, Action: action, Resource: resourceOf(action)}
+				d := set.Decide(r)
+				canBeGranted := action == Inject && principal == train ||
+					(action == List || action == Versions) && (principal == train || principal == alice && role == PipelineOwner)
+				if !d.Allowed && len(d.Policies) == 0 && !canBeGranted {
+					t.Errorf("%s by %s with %q is not permitted, and not forbidden either", action, principal, role)
+				}
+				if canBeGranted && len(d.Policies) > 0 {
+					t.Errorf("%s by %s with %q can't be granted: %v", action, principal, role, d.Policies)
+				}
+			}
+		}
+	}
+}
+
 // TestPutForbidsLockNobodyOut: whoever put a bad policy can delete it.
 func TestPutForbidsLockNobodyOut(t *testing.T) {
 	bare := compile(t)
