@@ -37,6 +37,7 @@ type Splicer struct {
 	cfg  SpliceConfig
 	log  *slog.Logger
 	full *rate.Limiter
+	dial func(ctx context.Context, network, addr string) (net.Conn, error)
 
 	ctx    context.Context
 	cancel context.CancelFunc
@@ -77,6 +78,7 @@ func NewSplicer(ln net.Listener, cfg SpliceConfig) *Splicer {
 		joined:   make(map[*splice]struct{}),
 		out:      make(map[string]struct{}),
 	}
+	s.dial = (&net.Dialer{Timeout: cfg.DialTimeout, KeepAliveConfig: keepAlive}).DialContext
 	s.ctx, s.cancel = context.WithCancel(context.Background())
 	return s
 }
@@ -172,8 +174,7 @@ func (s *Splicer) untrack(j *splice) {
 }
 
 func (s *Splicer) run(j *splice) {
-	dialer := net.Dialer{Timeout: s.cfg.DialTimeout, KeepAliveConfig: keepAlive}
-	leader, err := dialer.DialContext(s.ctx, "tcp", j.target)
+	leader, err := s.dial(s.ctx, "tcp", j.target)
 	if err != nil {
 		if s.ctx.Err() == nil && s.full.Allow() {
 			s.log.Warn("cannot reach the leader's client port", "leader", j.target, "error", err)
