@@ -96,12 +96,12 @@ func Static(keys ...WrappedKey) Loader {
 type Keyring struct {
 	cluster [16]byte
 	rootGen uint32
+	rootID  RootID
 	load    Loader
 	wrap    *aesgcm.Cipher // derived from the root key
 
-	mu     sync.RWMutex
-	keys   map[keyID]*key // nil once closed
-	rootID RootID
+	mu   sync.RWMutex
+	keys map[keyID]*key // nil once closed
 }
 
 type keyID struct {
@@ -187,10 +187,7 @@ func (kr *Keyring) Generate(purpose string, generation uint32) (WrappedKey, erro
 	if err := CheckPurpose(purpose); err != nil {
 		return WrappedKey{}, err
 	}
-	kr.mu.RLock()
-	closed := kr.keys == nil
-	kr.mu.RUnlock()
-	if closed {
+	if kr.isClosed() {
 		return WrappedKey{}, ErrClosed
 	}
 	raw := secret.Random(32)
@@ -201,7 +198,16 @@ func (kr *Keyring) Generate(purpose string, generation uint32) (WrappedKey, erro
 	}, nil
 }
 
+func (kr *Keyring) isClosed() bool {
+	kr.mu.RLock()
+	defer kr.mu.RUnlock()
+	return kr.keys == nil
+}
+
 func (kr *Keyring) unwrap(w WrappedKey) (secret.Bytes, error) {
+	if kr.isClosed() {
+		return secret.Bytes{}, ErrClosed
+	}
 	if w.RootGeneration != kr.rootGen {
 		return secret.Bytes{}, fmt.Errorf("key %s/%d is wrapped by root generation %d, this keyring has %d: %w",
 			w.Purpose, w.Generation, w.RootGeneration, kr.rootGen, ErrAuth)
@@ -354,16 +360,26 @@ func (kr *Keyring) HPKE(purpose string, generation uint32) (*hybrid.Key, error) 
 
 // Derive returns a sub-key of n bytes for a use named by label, such as memberlist's key.
 func (kr *Keyring) Derive(purpose string, generation uint32, label string, n int) (secret.Bytes, error) {
-	k, err := kr.get(purpose, generation)
-	if err != nil {
-		return secret.Bytes{}, err
+	for {
+		k, err := kr.get(purpose, generation)
+		if err != nil {
+			return secret.Bytes{}, err
+		}
+		if sub, ok, err := kr.deriveFrom(k, keyID{purpose, generation}, label, n); ok {
+			return sub, err
+		}
+		// Forgotten in between: its bytes are zeros by now. Open it again, or learn that all are closed.
 	}
-	kr.mu.RLock() // raw is not wiped under our hands
+}
+
+func (kr *Keyring) deriveFrom(k *key, id keyID, label string, n int) (sub secret.Bytes, ok bool, err error) {
+	kr.mu.RLock()
 	defer kr.mu.RUnlock()
-	if kr.keys == nil {
-		return secret.Bytes{}, ErrClosed
+	if kr.keys[id] != k {
+		return secret.Bytes{}, false, nil
 	}
-	return derive(k.raw, nil, "hizo/key/derive/v1/"+label, n)
+	sub, err = derive(k.raw, nil, "hizo/key/derive/v1/"+label, n)
+	return sub, true, err
 }
 
 // MACSize is the length of a MAC.

@@ -6,6 +6,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"log/slog"
 
 	"github.com/hizo/hizo/crypto/aad"
 	"github.com/hizo/hizo/crypto/aesgcm"
@@ -29,6 +30,9 @@ type RootID [8]byte
 // String returns the fingerprint in hex.
 func (id RootID) String() string { return hex.EncodeToString(id[:]) }
 
+// Bytes returns the fingerprint as bytes.
+func (id RootID) Bytes() []byte { return id[:] }
+
 // NewRoot makes a random root key.
 func NewRoot() Root { return Root{key: secret.Random(RootSize)} }
 
@@ -39,6 +43,12 @@ func RootFrom(key secret.Bytes) (Root, error) {
 	}
 	return Root{key: key}, nil
 }
+
+// Format implements fmt.Formatter: it redacts, and names the key by its fingerprint.
+func (r Root) Format(f fmt.State, _ rune) { fmt.Fprintf(f, "root key %s %s", r.ID(), secret.Redacted) }
+
+// LogValue implements slog.LogValuer.
+func (r Root) LogValue() slog.Value { return slog.StringValue(fmt.Sprint(r)) }
 
 // Valid tells whether there is a key in r at all.
 func (r Root) Valid() bool { return r.key.Len() == RootSize }

@@ -11,6 +11,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"syscall"
@@ -188,7 +189,6 @@ const maxSecretFile = 4 << 20
 // ReadSecretFile reads a file that holds a PIN or a key, and refuses one that others could read or
 // exchange. A pipe (a descriptor under /dev/fd) passes: nobody else can open it.
 func ReadSecretFile(path string) (secret.Bytes, error) {
-	// Not blocking, so that a named pipe without a writer is an error and not a hang.
 	f, err := os.Open(path)
 	if err != nil {
 		return secret.Bytes{}, err
@@ -214,12 +214,15 @@ func ReadSecretFile(path string) (secret.Bytes, error) {
 	for {
 		n, err := f.Read(b[len(b):cap(b)])
 		b = b[:len(b)+n]
-		if n == 0 || err != nil {
-			break
+		if err == io.EOF {
+			return secret.New(b), nil
 		}
-		if len(b) > maxSecretFile {
+		if err == nil && len(b) > maxSecretFile {
+			err = fmt.Errorf("%s is larger than %d bytes", path, maxSecretFile)
+		}
+		if err != nil {
 			clear(b)
-			return secret.Bytes{}, fmt.Errorf("%s is larger than %d bytes", path, maxSecretFile)
+			return secret.Bytes{}, err
 		}
 		if len(b) == cap(b) {
 			grown := append(make([]byte, 0, 2*cap(b)), b...)
@@ -227,7 +230,6 @@ func ReadSecretFile(path string) (secret.Bytes, error) {
 			b = grown
 		}
 	}
-	return secret.New(b), nil
 }
 
 // ErrDigest says that an identity was asked to sign anything but a SHA-256 digest.

@@ -68,8 +68,9 @@ var mu sync.Mutex
 //
 //	dir/softhsm2.conf  dir/tokens/  dir/<label>.pin
 //
-// The PIN is passed in memory: softhsm2-util would show it in the list of processes. A crash on the way
-// leaves at worst a token without PIN file, which the next call reports.
+// The PIN is passed in memory: softhsm2-util would show it in the list of processes. The security
+// officer's PIN is random and kept nowhere, so nobody can set another. A crash on the way leaves a PIN file
+// that the next call replaces, or a token without PIN that the next call reports.
 func Provision(dir, label string) (_ Token, err error) {
 	if !labelText.MatchString(label) {
 		return Token{}, fmt.Errorf("%q: %w", label, ErrLabel)
@@ -113,6 +114,9 @@ func Provision(dir, label string) (_ Token, err error) {
 	if old, ok := slots[label]; ok {
 		if _, err := os.Stat(t.PINFile); err != nil {
 			return Token{}, fmt.Errorf("the token exists but its PIN file does not: %w", err)
+		}
+		if !old.pinSet {
+			return Token{}, errors.New("the token has no PIN: an earlier run was interrupted; remove the directory and start over")
 		}
 		t.Serial = old.serial
 		return t, nil
@@ -196,6 +200,7 @@ func load(module, conf string) (*pkcs11.Ctx, func(), error) {
 type slot struct {
 	id     uint
 	serial string
+	pinSet bool
 }
 
 // list returns the slots by label; the one to be initialised next has none.
@@ -214,7 +219,7 @@ func list(ctx *pkcs11.Ctx) (map[string]slot, error) {
 		if info.Flags&pkcs11.CKF_TOKEN_INITIALIZED != 0 {
 			label = strings.TrimRight(info.Label, " \x00")
 		}
-		slots[label] = slot{id: id, serial: info.SerialNumber}
+		slots[label] = slot{id: id, serial: info.SerialNumber, pinSet: info.Flags&pkcs11.CKF_USER_PIN_INITIALIZED != 0}
 	}
 	return slots, nil
 }
