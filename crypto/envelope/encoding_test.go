@@ -6,6 +6,7 @@ import (
 	"errors"
 	"testing"
 
+	"github.com/hizo/hizo/crypto/keyring"
 	"github.com/hizo/hizo/crypto/secret"
 )
 
@@ -26,6 +27,37 @@ func TestValueEncoding(t *testing.T) {
 		if v, err := decodeValue(in); !errors.Is(err, ErrEncoding) {
 			t.Errorf("%s: %d fields, %v", name, len(v), err)
 		}
+	}
+}
+
+// The value is bound by itself as well: a data key that someone with the vault's key wraps for another
+// path does not carry the value there.
+func TestValueIsBoundWithoutItsDataKey(t *testing.T) {
+	var w keyring.WrappedKey
+	kr, err := keyring.Open(keyring.NewRoot(), 1, [16]byte{1}, func(string, uint32) (keyring.WrappedKey, error) { return w, nil })
+	if err != nil {
+		t.Fatal(err)
+	}
+	if w, err = kr.Generate(keyring.Vault("v"), 1); err != nil {
+		t.Fatal(err)
+	}
+	here, there := Bind{[16]byte{1}, "v", "here", 1}, Bind{[16]byte{1}, "v", "there", 1}
+	s, err := SealValue(kr, here, 1, map[string]secret.Bytes{"a": secret.New([]byte("b"))})
+	if err != nil {
+		t.Fatal(err)
+	}
+	key, err := openDataKey(kr, here, s)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if s.WrappedKey, err = kr.Seal(keyring.Vault("v"), 1, key, there.dataKey(nil, Format, 1)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := openDataKey(kr, there, s); err != nil {
+		t.Fatal(err) // then this test shows nothing
+	}
+	if _, err := OpenValue(kr, there, s); !errors.Is(err, ErrAuth) {
+		t.Errorf("opened elsewhere: %v", err)
 	}
 }
 

@@ -292,36 +292,6 @@ func TestDerive(t *testing.T) {
 	}
 }
 
-// A key that is forgotten while a sub-key is derived must not give the sub-key of zeros.
-func TestDeriveWhileForgetting(t *testing.T) {
-	kr, _ := filled(t, keyring.NewRoot())
-	first, err := kr.Derive(keyring.Gossip, 1, "memberlist", 32)
-	if err != nil {
-		t.Fatal(err)
-	}
-	var wg sync.WaitGroup
-	stop := make(chan struct{})
-	wg.Go(func() {
-		for {
-			select {
-			case <-stop:
-				return
-			default:
-				kr.Forget(keyring.Gossip, 1)
-			}
-		}
-	})
-	for range 2000 {
-		sub, err := kr.Derive(keyring.Gossip, 1, "memberlist", 32)
-		if err != nil || !sub.Equal(first) {
-			t.Errorf("another sub-key: %v", err)
-			break
-		}
-	}
-	close(stop)
-	wg.Wait()
-}
-
 func TestClose(t *testing.T) {
 	kr, _ := filled(t, keyring.NewRoot())
 	sealed, err := kr.Seal(keyring.Audit, 1, []byte("x"), nil)

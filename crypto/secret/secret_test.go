@@ -30,6 +30,17 @@ func TestNothingShows(t *testing.T) {
 	s := secret.New([]byte(canary))
 	h := holder{s, s, []secret.Bytes{s}, map[string]secret.Bytes{"k": s}, &s, s}
 	var out bytes.Buffer
+	for _, verb := range []string{"%v", "%#v", "%s", "%x", "%d", "%q"} {
+		if got := fmt.Sprintf(verb, s); got != secret.Redacted {
+			t.Errorf("%s prints %q", verb, got)
+		}
+	}
+	if b, err := json.Marshal([]any{s, map[string]any{"k": &s}}); err != nil || string(b) != `["[redacted]",{"k":"[redacted]"}]` {
+		t.Errorf("JSON: %s, %v", b, err)
+	}
+	if v := slog.AnyValue(s).Resolve(); v.String() != secret.Redacted {
+		t.Errorf("slog: %v", v)
+	}
 	for _, verb := range []string{"%v", "%+v", "%#v", "%s", "%q", "%x", "%X", "%d", "%b", "%o", "%c", "%U", "%t", "%p", "%e", "%z"} {
 		for _, v := range []any{s, &s, h, &h, []any{s, h}, map[string]any{"a": h}} {
 			fmt.Fprintf(&out, verb+"\n", v)

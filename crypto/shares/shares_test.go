@@ -11,6 +11,8 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/btcsuite/btcd/btcutil/bech32"
+
 	"github.com/hizo/hizo/crypto/internal/golden"
 	"github.com/hizo/hizo/crypto/secret"
 	"github.com/hizo/hizo/crypto/shares"
@@ -249,6 +251,16 @@ func TestText(t *testing.T) {
 	}
 	refuse("longer", s+"q")
 	refuse("huge", s+strings.Repeat("q", 1<<20))
+	// The older checksum of BIP 173 misses insertions before a final p.
+	_, groups, err := bech32.DecodeNoLimit(s)
+	if err != nil {
+		t.Fatal(err)
+	}
+	old, err := bech32.Encode("hizoshare", groups)
+	if err != nil {
+		t.Fatal(err)
+	}
+	refuse("bech32 without m", old)
 	refuse("another kind", "age-secret-key-1"+s[10:])
 }
 

@@ -3,6 +3,7 @@ package pkcs11
 import (
 	"context"
 	"errors"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -16,11 +17,11 @@ func TestHungModule(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		slots := make(chan struct{}, 2)
 		release := make(chan struct{})
-		started := 0
+		var started atomic.Int64
 		call := func() error {
 			ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 			defer cancel()
-			return bounded(ctx, slots, func() error { started++; <-release; return nil })
+			return bounded(ctx, slots, func() error { started.Add(1); <-release; return nil })
 		}
 		for i := range 5 {
 			begin := time.Now()
@@ -31,8 +32,8 @@ func TestHungModule(t *testing.T) {
 				t.Errorf("call %d took %v", i, d)
 			}
 		}
-		if started != cap(slots) {
-			t.Errorf("%d calls went into the module, want %d", started, cap(slots))
+		if n := started.Load(); n != int64(cap(slots)) {
+			t.Errorf("%d calls went into the module, want %d", n, cap(slots))
 		}
 		close(release)
 		synctest.Wait()
