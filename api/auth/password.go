@@ -44,8 +44,8 @@ const (
 )
 
 var (
-	// ErrPassword is matched by every refusal of CheckPassword.
-	ErrPassword = errors.New("password refused")
+	// ErrWeakPassword is matched by every refusal of CheckPassword.
+	ErrWeakPassword = errors.New("password refused")
 	// ErrBusy means that too many passwords are being checked already.
 	ErrBusy = errors.New("too many logins at once: try again in a moment")
 	// ErrPasswordHash means that a stored hash cannot be read.
@@ -56,7 +56,7 @@ var (
 // name, not one character over and over, and nothing that a terminal adds.
 func CheckPassword(user string, password []byte) error {
 	refuse := func(format string, args ...any) error {
-		return fmt.Errorf("%w: %s", ErrPassword, fmt.Sprintf(format, args...))
+		return fmt.Errorf("%w: %s", ErrWeakPassword, fmt.Sprintf(format, args...))
 	}
 	switch {
 	case len(password) < MinPassword:

@@ -208,7 +208,7 @@ func TestCheckPassword(t *testing.T) {
 		"the user name": "somebody-called-alice", "in upper case": "SOMEBODY-CALLED-ALICE", "twice": "somebody-called-alice somebody-called-alice",
 	} {
 		err := CheckPassword("somebody-called-alice", []byte(bad))
-		if !errors.Is(err, ErrPassword) {
+		if !errors.Is(err, ErrWeakPassword) {
 			t.Errorf("%s: %v", why, err)
 		} else if bad != "" && strings.Contains(err.Error(), bad) {
 			t.Errorf("%s: the error quotes the password: %v", why, err)

@@ -1,6 +1,7 @@
 package auth
 
 import (
+	"crypto/hkdf"
 	"crypto/rand"
 	"crypto/sha256"
 	"encoding/hex"
@@ -34,9 +35,9 @@ const (
 	redactedText = "[redacted]"
 )
 
-// ErrToken means that a text is no token of the kind asked for. It
+// ErrMalformedToken means that a text is no token of the kind asked for. It
 // never quotes the text.
-var ErrToken = errors.New("malformed token: it is cut, mistyped, or of another kind")
+var ErrMalformedToken = errors.New("malformed token: it is cut, mistyped, or of another kind")
 
 // Token is a bearer secret. It redacts itself wherever it is printed.
 type Token struct {
@@ -46,17 +47,39 @@ type Token struct {
 
 // NewToken makes a token from the system's random source.
 func NewToken(kind TokenKind) Token {
+	var seed [seedBytes]byte
+	rand.Read(seed[:]) // never fails: crypto/rand ends the program instead
+	defer clear(seed[:])
+	return DeriveToken(kind, seed[:])
+}
+
+// seedBytes is the least that a token may be derived from.
+const seedBytes = 32
+
+// DeriveToken makes the token that follows from a secret seed of at least 32
+// bytes, so that a retried request can be answered with the same token while
+// only its hash is stored. Whoever has the seed has the token.
+func DeriveToken(kind TokenKind, seed []byte) Token {
+	if len(seed) < seedBytes {
+		panic("auth: a token needs a seed of 32 bytes") // a guessable token is worse
+	}
 	var b strings.Builder
 	b.WriteString(string(kind))
-	for buffer := [64]byte{}; b.Len() < len(kind)+randomChars; {
-		rand.Read(buffer[:]) // never fails: crypto/rand ends the program instead
-		for _, c := range buffer {
+	for block := 0; b.Len() < len(kind)+randomChars; block++ {
+		// RFC 5869: one expansion gives what is needed but for one time in
+		// 10^50; then the next block goes on.
+		stream, err := hkdf.Key(sha256.New, seed, nil, fmt.Sprintf("hizo/token-text/v1/%s/%d", kind, block), 128)
+		if err != nil {
+			panic(fmt.Sprintf("auth: hkdf: %v", err)) // only for more than 255 hashes of output
+		}
+		for _, c := range stream {
 			// 248 is the largest multiple of 62 in a byte: no character
 			// is likelier than another.
 			if c < 248 && b.Len() < len(kind)+randomChars {
 				b.WriteByte(alphabet[c%62])
 			}
 		}
+		clear(stream)
 	}
 	body := b.String()
 	return Token{kind: kind, text: body + checksum(body)}
@@ -66,15 +89,15 @@ func NewToken(kind TokenKind) Token {
 func ParseToken(kind TokenKind, text string) (Token, error) {
 	body, ok := strings.CutPrefix(text, string(kind))
 	if !ok || len(body) != randomChars+checkChars {
-		return Token{}, ErrToken
+		return Token{}, ErrMalformedToken
 	}
 	for i := range len(body) {
 		if strings.IndexByte(alphabet, body[i]) < 0 {
-			return Token{}, ErrToken
+			return Token{}, ErrMalformedToken
 		}
 	}
 	if cut := len(text) - checkChars; checksum(text[:cut]) != text[cut:] {
-		return Token{}, ErrToken
+		return Token{}, ErrMalformedToken
 	}
 	return Token{kind: kind, text: text}, nil
 }

@@ -32,7 +32,7 @@ func TestToken(t *testing.T) {
 			t.Errorf("%s: ID %q", kind, id)
 		}
 		for _, other := range kinds {
-			if _, err := ParseToken(other, text); other != kind && !errors.Is(err, ErrToken) {
+			if _, err := ParseToken(other, text); other != kind && !errors.Is(err, ErrMalformedToken) {
 				t.Errorf("a %s is taken for a %s", kind, other)
 			}
 		}
@@ -41,7 +41,7 @@ func TestToken(t *testing.T) {
 			"newline": text + "\n", "space": " " + text, "upper case": strings.ToUpper(text),
 			"no prefix": text[len(kind):], "not base 62": text[:10] + "-" + text[11:],
 		} {
-			if got, err := ParseToken(kind, bad); !errors.Is(err, ErrToken) || !got.IsZero() {
+			if got, err := ParseToken(kind, bad); !errors.Is(err, ErrMalformedToken) || !got.IsZero() {
 				t.Errorf("%s, %s: %v", kind, why, err)
 			}
 		}
@@ -93,8 +93,32 @@ func TestTokensDiffer(t *testing.T) {
 	}
 }
 
-// TestTokenFormat pins text, checksum and hash: stored hashes and scanners
-// rest on them.
+func TestDeriveToken(t *testing.T) {
+	seed := bytes.Repeat([]byte{7}, 32)
+	token := DeriveToken(SecretID, seed)
+	if token != DeriveToken(SecretID, seed) {
+		t.Error("one seed, two tokens")
+	}
+	if _, err := ParseToken(SecretID, token.Reveal()); err != nil {
+		t.Error(err)
+	}
+	if a, b := DeriveToken(AccessToken, seed).Reveal(), token.Reveal(); a[len(AccessToken):len(AccessToken)+8] == b[len(SecretID):len(SecretID)+8] {
+		t.Error("two kinds share their random part")
+	}
+	seed[31]++
+	if token == DeriveToken(SecretID, seed) {
+		t.Error("two seeds, one token")
+	}
+	defer func() {
+		if recover() == nil {
+			t.Error("a short seed was taken")
+		}
+	}()
+	DeriveToken(SecretID, seed[:31])
+}
+
+// TestTokenFormat pins text, checksum, hash and derivation: stored hashes,
+// scanners and retries rest on them.
 func TestTokenFormat(t *testing.T) {
 	const body = "hizo_0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefg"
 	text := body + checksum(body)
@@ -102,7 +126,7 @@ func TestTokenFormat(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	got := fmt.Sprintf("%s\n%x\n", text, token.Hash())
+	got := fmt.Sprintf("%s\n%x\n%s\n", text, token.Hash(), DeriveToken(SecretID, bytes.Repeat([]byte{7}, 32)).Reveal())
 	golden(t, "token.txt", got)
 }
 

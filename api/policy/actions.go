@@ -31,7 +31,8 @@ const (
 	UserCreate       Action = "user.create"
 	UserList         Action = "user.list"
 	UserDisable      Action = "user.disable"
-	RoleGrant        Action = "role.grant" // on the Role; see CanGrant
+	PasswordSet      Action = "password.set" // on the User; anybody may set their own
+	RoleGrant        Action = "role.grant"   // on the Role; see CanGrant
 	RoleRevoke       Action = "role.revoke"
 	RoleList         Action = "role.list"
 	WorkloadCreate   Action = "workload.create"
@@ -76,7 +77,7 @@ const (
 func Actions() []Action {
 	return slices.Concat(secretActions(), []Action{
 		VaultCreate, VaultList,
-		UserCreate, UserList, UserDisable, RoleGrant, RoleRevoke, RoleList,
+		UserCreate, UserList, UserDisable, PasswordSet, RoleGrant, RoleRevoke, RoleList,
 		WorkloadCreate, WorkloadList, WorkloadSecretID, CertificateIssue,
 		TokenRevoke, TokenRenew, WhoAmI,
 		PolicyPut, PolicyList, PolicyGet, PolicyDelete, PolicyExplain,
@@ -85,6 +86,9 @@ func Actions() []Action {
 		ClusterRemove, ClusterQuarantine, ClusterSeal,
 	})
 }
+
+// IsAction reports whether an action exists.
+func IsAction(a Action) bool { return slices.Contains(Actions(), a) }
 
 // secretActions are the ones open to put policies.
 func secretActions() []Action {

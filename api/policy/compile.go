@@ -94,6 +94,16 @@ var shippedRules = sync.OnceValue(func() []*rule {
 	return rules
 })
 
+// Shipped returns the shipped policies for people to read, one statement each,
+// named by its ID.
+func Shipped() []Source {
+	var out []Source
+	for _, r := range shippedRules() {
+		out = append(out, Source{Name: r.id, Text: string(r.policy.MarshalCedar()) + "\n"})
+	}
+	return out
+}
+
 // Compile makes a set of the shipped policies and these. It does not apply
 // Validate's rules, which may have been others when a policy was put; a text
 // that does not parse is an error, and the caller keeps refusing.

@@ -83,7 +83,7 @@ func (s *Set) missing(r Request, e Explanation) []string {
 	if principalUID(r.Principal).Type == "" {
 		return []string{"nobody is logged in"}
 	}
-	if !slices.Contains(Actions(), r.Action) {
+	if !IsAction(r.Action) {
 		return []string{fmt.Sprintf("there is no action %q", string(r.Action))}
 	}
 	shipped := false

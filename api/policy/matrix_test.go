@@ -39,7 +39,7 @@ func resourceOf(a Action) Resource {
 		return Vault("ml")
 	case RoleGrant, RoleRevoke:
 		return Role(Operator)
-	case UserDisable, CertificateIssue, TokenRevoke, TokenRenew, PolicyExplain:
+	case UserDisable, PasswordSet, CertificateIssue, TokenRevoke, TokenRenew, PolicyExplain:
 		return Identity(bob)
 	}
 	return System()
@@ -106,7 +106,7 @@ func TestMatrix(t *testing.T) {
 				}
 				if r.Resource = Identity(w.principal); w.principal != (name.Principal{}) && set.Decide(r).Allowed != d.Allowed {
 					switch action {
-					case TokenRevoke, TokenRenew, PolicyExplain:
+					case PasswordSet, TokenRevoke, TokenRenew, PolicyExplain:
 						cell = "own"
 					default:
 						// A principal is no secret and no vault: policies

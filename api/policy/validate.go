@@ -126,7 +126,7 @@ func validateStatement(at place, p *cedar.Policy) []Problem {
 	for _, uid := range named {
 		action := Action(uid.ID)
 		switch {
-		case uid.Type != typeAction || !slices.Contains(Actions(), action):
+		case uid.Type != typeAction || !IsAction(action):
 			// The schema has said so.
 		case !slices.Contains(secretActions(), action):
 			problems = append(problems, at.problem(fmt.Sprintf("`%s` is ruled by the shipped policies alone", uid)))

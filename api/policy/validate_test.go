@@ -32,6 +32,13 @@ func TestShippedPoliciesFitTheSchema(t *testing.T) {
 			t.Errorf("%s looks at facts: no decision would be cacheable", r.id)
 		}
 	}
+	// What Shipped shows is what decides.
+	for i, s := range Shipped() {
+		list, err := parse("p", s.Text)
+		if err != nil || len(list) != 1 || string(list[0].MarshalCedar()) != string(shippedRules()[i].policy.MarshalCedar()) || s.Name != shippedRules()[i].id {
+			t.Errorf("%s: %v\n%s", s.Name, err, s.Text)
+		}
+	}
 	// Every action is in the schema and is ruled by a shipped policy.
 	set := compile(t)
 	for _, action := range Actions() {
