@@ -6,7 +6,7 @@ import "bytes"
 
 // putToken stores a token of an enabled principal.
 func (t *tx) putToken(token Token) Code {
-	if !hash(token.Hash) || !identity(token.Principal) || token.MaxExpires < token.Expires {
+	if !hashed(token.Hash) || !identity(token.Principal) || token.MaxExpires < token.Expires {
 		return CodeInvalid
 	}
 	if token.Expires <= t.time {
@@ -121,7 +121,7 @@ func (t *tx) tokenRenew(b *TokenRenew) outcome {
 
 func (t *tx) secretIDPut(b *SecretIDPut) outcome {
 	id := b.SecretID
-	if !hash(id.Hash) || !segment(id.Workload) || id.Used {
+	if !hashed(id.Hash) || !segment(id.Workload) || id.Used {
 		return refuse(CodeInvalid)
 	}
 	if id.Expires <= t.time {
@@ -145,7 +145,7 @@ func (t *tx) enrolmentPut(b *EnrolmentPut) outcome {
 }
 
 func (t *tx) putEnrolment(e Enrolment) Code {
-	if !hash(e.Hash) || e.Used || len(e.Roles) > 16 {
+	if !hashed(e.Hash) || e.Used || len(e.Roles) > 16 {
 		return CodeInvalid
 	}
 	if e.Expires <= t.time {
@@ -205,7 +205,7 @@ func (t *tx) enrol(b *Enrol, before *request) outcome {
 }
 
 func (t *tx) certificate(b *Certificate) outcome {
-	if !hash(b.Key) || !identity(b.Principal) {
+	if !hashed(b.Key) || !identity(b.Principal) {
 		return refuse(CodeInvalid)
 	}
 	if b.Expires <= t.time {

@@ -57,7 +57,7 @@ func (t *tx) putCluster(change func(*Cluster)) {
 
 func (t *tx) joinTokenPut(b *JoinTokenPut) outcome {
 	j := b.JoinToken
-	if !hash(j.Hash) || !segment(j.Node) || len(j.Fingerprint) != sha256.Size || j.Used {
+	if !hashed(j.Hash) || !segment(j.Node) || len(j.Fingerprint) != sha256.Size || j.Used {
 		return refuse(CodeInvalid)
 	}
 	if j.Expires <= t.time {

@@ -126,5 +126,5 @@ func principal(s string) bool {
 	return found && segment(kind) && segment(name)
 }
 
-// hash says whether h can be the hash of a credential.
-func hash(h []byte) bool { return len(h) >= 16 && len(h) <= 64 }
+// hashed says whether h can be the hash of a credential.
+func hashed(h []byte) bool { return len(h) >= 16 && len(h) <= 64 }
