@@ -134,16 +134,8 @@ func TestTokenFormat(t *testing.T) {
 // errors and answers use.
 func TestSecretsRedactThemselves(t *testing.T) {
 	token := NewToken(AccessToken)
-	join, err := NewJoinToken([16]byte{1}, [32]byte{2}, []JoinNode{{"127.0.0.1:7000", [32]byte{3}}})
-	if err != nil {
-		t.Fatal(err)
-	}
-	secret := join.Secret()
-	hidden := []string{token.Reveal(), join.Reveal(), token.Reveal()[10:30], base64.StdEncoding.EncodeToString(secret[:]), fmt.Sprintf("%x", secret), fmt.Sprint(secret[:8])[1:20]}
-	for _, v := range []any{token, &token, join, &join, []Token{token}, map[string]any{"t": token, "j": join}, struct {
-		Token Token
-		Join  JoinToken
-	}{token, join}} {
+	hidden := []string{token.Reveal(), token.Reveal()[10:30], base64.StdEncoding.EncodeToString([]byte(token.Reveal())), fmt.Sprintf("%x", token.Reveal())}
+	for _, v := range []any{token, &token, []Token{token}, map[string]any{"t": token}, struct{ Token Token }{token}} {
 		var out bytes.Buffer
 		for _, verb := range []string{"%v", "%+v", "%#v", "%s", "%q", "%x", "%X", "%d"} {
 			fmt.Fprintf(&out, verb+"\n", v)
@@ -166,12 +158,8 @@ func TestSecretsRedactThemselves(t *testing.T) {
 			}
 		}
 	}
-	for _, bad := range []string{token.Reveal() + "x", join.Reveal() + "x"} {
-		_, err1 := ParseToken(AccessToken, bad)
-		_, err2 := ParseJoinToken(bad)
-		if text := fmt.Sprint(err1, err2); strings.Contains(text, bad[8:20]) {
-			t.Errorf("an error quotes the secret: %s", text)
-		}
+	if _, err := ParseToken(AccessToken, token.Reveal()+"x"); err == nil || strings.Contains(err.Error(), token.Reveal()[8:20]) {
+		t.Errorf("an error quotes the secret: %v", err)
 	}
 }
 
