@@ -1,0 +1,258 @@
+package cluster
+
+import (
+	"bytes"
+	"context"
+	"crypto"
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"golang.org/x/mod/sumdb/tlog"
+
+	"github.com/hizo/hizo/cluster/peerpb"
+	"github.com/hizo/hizo/crypto/seal"
+	"github.com/hizo/hizo/fsm"
+)
+
+// Origin names the audit log of a cluster in its checkpoints.
+func Origin(cluster [16]byte) string { return fmt.Sprintf("hizo/%x", cluster) }
+
+// signedHead is the last checkpoint that this node signed. It is kept outside state and snapshots, in a
+// file that only this node's HSM makes, and written before each signature: whoever rolls the state back,
+// on this node or on the leader, gets no signature for another history. A crash between file and
+// signature leaves a head that nobody saw, which is as good.
+type signedHead struct {
+	path string
+	seal seal.Seal
+	mu   sync.Mutex
+	read bool
+	last head
+}
+
+type head struct {
+	Origin string
+	Size   uint64
+	Root   []byte
+}
+
+const headName = "checkpoint head"
+
+func (h *signedHead) load(ctx context.Context) error {
+	if h.read {
+		return nil
+	}
+	b, err := seal.ReadFile(ctx, h.seal, h.path, headName)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+	case err != nil:
+		return fmt.Errorf("the last signed head: %w", err)
+	default:
+		if err := json.Unmarshal(b, &h.last); err != nil {
+			return fmt.Errorf("the last signed head: %w", err)
+		}
+	}
+	h.read = true
+	return nil
+}
+
+func (h *signedHead) store(ctx context.Context, next head) error {
+	b, err := json.Marshal(next)
+	if err != nil {
+		return err
+	}
+	if err := seal.WriteFile(ctx, h.seal, h.path, headName, b); err != nil {
+		h.read = false // what the file holds is not known
+		return err
+	}
+	h.last = next
+	return nil
+}
+
+// signCheckpoint signs if the statement is what this node's own tree says and extends what this node
+// signed last. The consistency proof (RFC 6962, section 2.1.2) is made from this node's own leaves and
+// checked against the remembered root.
+func (n *Node) signCheckpoint(ctx context.Context, cp fsm.Checkpoint) ([]byte, error) {
+	cl, ok := n.store.Cluster()
+	if !ok {
+		return nil, ErrNotInitialised
+	}
+	if cp.Origin != Origin(cl.ID) || cp.Size == 0 || len(cp.Root) != tlog.HashSize {
+		return nil, fmt.Errorf("%w: it is not of this cluster", ErrCheckpoint)
+	}
+	if err := n.waitAudit(ctx, cp.Size); err != nil {
+		return nil, err
+	}
+	if abs(cp.Time-n.store.Time()) > fsm.MaxClockStep.Milliseconds() {
+		return nil, fmt.Errorf("%w: its time is not now", ErrCheckpoint)
+	}
+	root, err := n.store.TreeRoot(cp.Size)
+	if err != nil {
+		return nil, err
+	}
+	if !bytes.Equal(root[:], cp.Root) {
+		return nil, fmt.Errorf("%w: this node's tree of %d records has another root", ErrCheckpoint, cp.Size)
+	}
+	h := n.heads
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if err := h.load(ctx); err != nil {
+		return nil, err
+	}
+	if h.last.Size > 0 {
+		if err := n.extends(h.last, cp); err != nil {
+			return nil, err
+		}
+	}
+	if err := h.store(ctx, head{Origin: cp.Origin, Size: cp.Size, Root: cp.Root}); err != nil {
+		return nil, err
+	}
+	digest := sha256.Sum256(cp.NoteText())
+	signature, err := n.cfg.Seal.Identity().Sign(rand.Reader, digest[:], crypto.SHA256)
+	if err != nil {
+		return nil, fmt.Errorf("sign the checkpoint: %w", err)
+	}
+	return signature, nil
+}
+
+func (n *Node) extends(last head, cp fsm.Checkpoint) error {
+	if last.Origin != cp.Origin {
+		return fmt.Errorf("%w: this node signed for %q before", ErrCheckpoint, last.Origin)
+	}
+	if cp.Size < last.Size {
+		return fmt.Errorf("%w: it has %d records, this node has signed %d", ErrCheckpoint, cp.Size, last.Size)
+	}
+	if cp.Size == last.Size {
+		if !bytes.Equal(cp.Root, last.Root) {
+			return fmt.Errorf("%w: this node has signed another root of %d records", ErrCheckpoint, cp.Size)
+		}
+		return nil
+	}
+	proof, err := n.store.ProveTree(last.Size, cp.Size)
+	if err != nil {
+		return err
+	}
+	if err := tlog.CheckTree(proof, int64(cp.Size), tlog.Hash(cp.Root), int64(last.Size), tlog.Hash(last.Root)); err != nil {
+		return fmt.Errorf("%w: it does not extend what this node has signed: %w", ErrCheckpoint, err)
+	}
+	return nil
+}
+
+func (n *Node) waitAudit(ctx context.Context, size uint64) error {
+	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
+	defer cancel()
+	for {
+		changed := n.store.Changed()
+		if n.store.AuditSize() >= size {
+			return nil
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return fmt.Errorf("%w: this node has not applied %d records yet", ErrCheckpoint, size)
+		}
+	}
+}
+
+// checkpointDuty has the members sign the audit tree: every CheckpointEvery while it grows, and at once
+// when the signers change, so that an old set of signers vouches for the record that changes it.
+func (n *Node) checkpointDuty(ctx context.Context, term uint64) {
+	var last time.Time
+	n.reconcile(ctx, func() error {
+		cl, ok := n.store.Cluster()
+		if !ok {
+			return nil
+		}
+		size := n.store.AuditSize()
+		latest, ok := n.store.LatestCheckpoint()
+		if size == 0 || ok && size <= latest.Size {
+			return nil
+		}
+		signers := n.signers()
+		due := !ok || time.Since(last) >= n.cfg.CheckpointEvery || !sameSigners(latest, signers) && time.Since(last) >= time.Second
+		if !due {
+			return nil
+		}
+		last = time.Now()
+		root, err := n.store.TreeRoot(size)
+		if err != nil {
+			return err
+		}
+		cp := fsm.Checkpoint{Origin: Origin(cl.ID), Size: size, Root: root[:], Time: n.store.Time()}
+		if cp.Signatures, err = n.collectSignatures(ctx, cp, signers); err != nil {
+			return err
+		}
+		return n.proposeDuty(ctx, term, fsm.KindCheckpoint, &cp)
+	})
+}
+
+func (n *Node) signers() []fsm.Member {
+	var list []fsm.Member
+	for _, m := range n.store.Members() {
+		if m.Approved {
+			list = append(list, m)
+		}
+	}
+	return list
+}
+
+func sameSigners(cp fsm.Checkpoint, signers []fsm.Member) bool {
+	for _, m := range signers {
+		if !slices.ContainsFunc(cp.Signatures, func(s fsm.Signature) bool { return s.Node == m.ID }) {
+			return false
+		}
+	}
+	return len(cp.Signatures) == len(signers)
+}
+
+// collectSignatures asks every signer and checks what they answer. A majority has to sign.
+func (n *Node) collectSignatures(ctx context.Context, cp fsm.Checkpoint, signers []fsm.Member) ([]fsm.Signature, error) {
+	ctx, cancel := context.WithTimeout(ctx, 3*time.Second)
+	defer cancel()
+	digest := sha256.Sum256(cp.NoteText())
+	var mu sync.Mutex
+	var wg sync.WaitGroup
+	var list []fsm.Signature
+	var errs []error
+	for _, m := range signers {
+		wg.Go(func() {
+			signature, err := n.askSignature(ctx, m, cp)
+			if err == nil {
+				err = verifySignature(m, digest[:], signature)
+			}
+			mu.Lock()
+			defer mu.Unlock()
+			if err != nil {
+				errs = append(errs, fmt.Errorf("%s: %w", m.ID, err))
+				return
+			}
+			list = append(list, fsm.Signature{Node: m.ID, Signature: signature})
+		})
+	}
+	wg.Wait()
+	if len(list)*2 <= len(signers) {
+		return nil, fmt.Errorf("checkpoint of %d records: %d of %d members signed: %w", cp.Size, len(list), len(signers), errors.Join(errs...))
+	}
+	slices.SortFunc(list, func(a, b fsm.Signature) int { return strings.Compare(a.Node, b.Node) })
+	return list, nil
+}
+
+func (n *Node) askSignature(ctx context.Context, m fsm.Member, cp fsm.Checkpoint) ([]byte, error) {
+	if m.ID == n.cfg.ID {
+		return n.signCheckpoint(ctx, cp)
+	}
+	reply, err := n.peers.of(m.ID).SignCheckpoint(ctx, &peerpb.SignCheckpointRequest{
+		Origin: cp.Origin, Size: cp.Size, Root: cp.Root, Time: cp.Time,
+	})
+	if err != nil {
+		return nil, peerError(err)
+	}
+	return reply.Signature, nil
+}

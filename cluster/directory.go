@@ -1,0 +1,74 @@
+package cluster
+
+import (
+	"crypto/sha256"
+	"maps"
+	"slices"
+	"sync/atomic"
+
+	"github.com/hizo/hizo/fsm"
+)
+
+// Peer is a member as transport needs to know it: Key is SHA-256 of its PKIX public key. It is an alias
+// of an unnamed type, so that neither package has to import the other.
+type Peer = struct {
+	ID, Addr string
+	Key      [32]byte
+}
+
+// Directory is the pinned membership that transport asks at every accept and dial. It exists before the
+// node does, because the port opens first; until the node fills it, it knows nobody.
+type Directory struct{ now atomic.Pointer[directory] }
+
+type directory struct {
+	byID  map[string]Peer
+	byKey map[[32]byte]Peer
+}
+
+// NewDirectory makes an empty directory.
+func NewDirectory() *Directory {
+	d := &Directory{}
+	d.set(nil)
+	return d
+}
+
+// Peer finds a member by its id.
+func (d *Directory) Peer(id string) (Peer, bool) {
+	p, ok := d.now.Load().byID[id]
+	return p, ok
+}
+
+// ByKey finds a member by its key.
+func (d *Directory) ByKey(key [32]byte) (Peer, bool) {
+	p, ok := d.now.Load().byKey[key]
+	return p, ok
+}
+
+// IDs returns the members' ids in order.
+func (d *Directory) IDs() []string { return slices.Sorted(maps.Keys(d.now.Load().byID)) }
+
+// set replaces the membership and returns who is no longer in it, or has another key now.
+func (d *Directory) set(peers []Peer) (gone []string) {
+	next := &directory{byID: make(map[string]Peer, len(peers)), byKey: make(map[[32]byte]Peer, len(peers))}
+	for _, p := range peers {
+		next.byID[p.ID] = p
+		next.byKey[p.Key] = p
+	}
+	if old := d.now.Swap(next); old != nil {
+		for id, p := range old.byID {
+			if again, ok := next.byID[id]; !ok || again.Key != p.Key {
+				gone = append(gone, id)
+			}
+		}
+	}
+	slices.Sort(gone)
+	return gone
+}
+
+func peersOf(members []fsm.Member) []Peer {
+	peers := make([]Peer, len(members))
+	for i, m := range members {
+		peers[i] = Peer{ID: m.ID, Addr: m.PeerAddr, Key: sha256.Sum256(m.Key)}
+	}
+	return peers
+}

@@ -1,0 +1,193 @@
+package cluster
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"time"
+
+	"github.com/hashicorp/raft"
+
+	"github.com/hizo/hizo/cluster/peerpb"
+)
+
+var (
+	errTermOver = errors.New("this node does not lead any more")
+	errNewTerm  = errors.New("a new term has begun")
+)
+
+// followLeadership starts a term's duties and ends them. Raft's NotifyCh is buffered; the newest value
+// counts, and two `true`s in a row mean that leadership was lost and regained.
+func (n *Node) followLeadership() {
+	end := func(error) {}
+	defer func() { end(ErrShutdown) }()
+	for {
+		var up bool
+		select {
+		case up = <-n.notify:
+		case <-n.ctx.Done():
+			return
+		}
+	drain:
+		for {
+			select {
+			case up = <-n.notify:
+			default:
+				break drain
+			}
+		}
+		end(errNewTerm)
+		end = func(error) {}
+		if !up {
+			n.proposer.closeWith(errNotLeading)
+			n.log.Info("does not lead any more")
+			continue
+		}
+		ctx, cancel := context.WithCancelCause(n.ctx)
+		var wg sync.WaitGroup
+		wg.Go(func() { n.lead(ctx) })
+		end = func(why error) {
+			if why == errNewTerm {
+				why = errTermOver
+			}
+			cancel(why)
+			n.proposer.closeWith(errNotLeading)
+			wg.Wait()
+		}
+	}
+}
+
+// lead is one term. NotifyCh fires before the term's first entry commits: only after a Barrier does the
+// state hold everything that earlier terms committed. Records that arrive meanwhile wait. Every duty
+// command carries the term, and Apply refuses another term's: the context alone would not fence a leader
+// that was stopped for a while.
+func (n *Node) lead(ctx context.Context) {
+	n.proposer.hold()
+	term := n.raft.CurrentTerm()
+	barrier := n.raft.Barrier(0)
+	done := make(chan error, 1)
+	go func() { done <- barrier.Error() }() // not answered after a shutdown
+	select {
+	case err := <-done:
+		if err != nil {
+			n.log.Info("the term ended before it began", "term", term, "error", err)
+			return
+		}
+	case <-ctx.Done():
+		return
+	}
+	clock := newClockDuty(n, term)
+	if err := clock.open(ctx); err != nil {
+		return
+	}
+	n.log.Info("leads", "term", term, "sealed", n.keys.sealed())
+	var wg sync.WaitGroup
+	wg.Go(func() { clock.run(ctx) })
+	wg.Go(func() { n.memberDuty(ctx, term) })
+	wg.Go(func() { n.dealDuty(ctx, term) })
+	wg.Go(func() { n.checkpointDuty(ctx, term) })
+	wg.Go(func() { n.sealedDuty(ctx) })
+	wg.Wait()
+}
+
+// sealedDuty hands leadership on while this leader is sealed and an unsealed voter can be reached. A
+// leader that is just about to unseal gets a moment to do so.
+func (n *Node) sealedDuty(ctx context.Context) {
+	const pause, patience = 500 * time.Millisecond, 2 * time.Second
+	var since time.Time
+	tick := time.NewTicker(pause)
+	defer tick.Stop()
+	for {
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return
+		}
+		if !n.keys.sealed() || !n.Initialised() {
+			since = time.Time{}
+			continue
+		}
+		if since.IsZero() {
+			since = time.Now()
+		}
+		if n.quorumPossible() && time.Since(since) < patience {
+			continue
+		}
+		if to := n.unsealedVoter(ctx); to != "" {
+			n.handOver(ctx, "this leader is sealed", to)
+		}
+	}
+}
+
+func (n *Node) unsealedVoter(ctx context.Context) string {
+	ctx, cancel := context.WithTimeout(ctx, time.Second)
+	defer cancel()
+	found := make(chan string, 16)
+	var wg sync.WaitGroup
+	for _, id := range n.voters() {
+		if id == n.cfg.ID {
+			continue
+		}
+		wg.Go(func() {
+			status, err := n.peers.of(id).Status(ctx, &peerpb.StatusRequest{})
+			if err == nil && !status.Sealed {
+				select {
+				case found <- id:
+				default:
+				}
+			}
+		})
+	}
+	go func() {
+		wg.Wait()
+		close(found)
+	}()
+	return <-found
+}
+
+// resignation keeps two duties from moving leadership at the same time.
+type resignation struct{ mu sync.Mutex }
+
+// handOver moves leadership to a voter, or to whichever raft finds most up to date. Nothing depends on
+// its success.
+func (n *Node) handOver(ctx context.Context, why, to string) {
+	n.resign.mu.Lock()
+	defer n.resign.mu.Unlock()
+	if n.raft.State() != raft.Leader || len(n.voters()) < 2 {
+		return
+	}
+	var future raft.Future
+	if to == "" {
+		future = n.raft.LeadershipTransfer()
+	} else {
+		future = n.raft.LeadershipTransferToServer(raft.ServerID(to), raft.ServerAddress(to))
+	}
+	done := make(chan error, 1)
+	go func() { done <- future.Error() }()
+	select {
+	case err := <-done:
+		n.log.Info("handed leadership over", "why", why, "to", to, "error", err)
+	case <-ctx.Done():
+	}
+}
+
+// IsLeader says whether this node believes that it leads. Only a commit proves it.
+func (n *Node) IsLeader() bool { return n.raft.State() == raft.Leader }
+
+// Leader says who leads, as far as this node knows.
+func (n *Node) Leader() (LeaderInfo, bool) {
+	info := n.leaderInfo()
+	return info, info.ID != ""
+}
+
+func (n *Node) leaderInfo() LeaderInfo {
+	_, id := n.raft.LeaderWithID()
+	if id == "" {
+		return LeaderInfo{}
+	}
+	info := LeaderInfo{ID: string(id)}
+	if m, ok := n.store.Member(string(id)); ok {
+		info.ClientAddr = m.ClientAddr
+	}
+	return info
+}

@@ -1,0 +1,261 @@
+package cluster
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"os"
+	"path/filepath"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/hashicorp/raft"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials"
+
+	"github.com/hizo/hizo/cluster/logstore"
+	"github.com/hizo/hizo/crypto/seal"
+	"github.com/hizo/hizo/fsm"
+)
+
+// Transport is what a node needs of the peer port; transport.Mux is one. Every stream of Raft and Peers
+// has been checked against the Directory, those of Joiners prove a key and nothing else.
+type Transport interface {
+	Raft() raft.StreamLayer
+	Peers() net.Listener
+	Joiners() net.Listener
+	DialPeer(ctx context.Context, id string) (net.Conn, error)
+	DialJoin(ctx context.Context, addr string, want [32]byte) (net.Conn, error)
+	Credentials() credentials.TransportCredentials
+	PeerOf(ctx context.Context) (Peer, bool)
+	Warm(ctx context.Context, ids []string)
+	Drop(id string)
+}
+
+// Config says what a node is made of. The node closes neither Transport nor Seal.
+type Config struct {
+	ID      string
+	DataDir string
+
+	AdvertisePeer   string // host:port where other nodes reach the peer port
+	AdvertiseClient string // host:port where clients reach this node
+
+	Seal      seal.Seal
+	Directory *Directory
+	Transport Transport
+	Gossip    StartGossip // nil: no gossip
+
+	Profile     Profile
+	Development bool
+	Clock       func() time.Time // default time.Now
+	Logger      *slog.Logger
+
+	// CheckpointEvery is how often the leader asks for signatures while the audit tree grows; default 10 s.
+	CheckpointEvery time.Duration
+
+	// Exit ends the process when going on could lose or diverge data; default os.Exit after logging.
+	Exit func(code int, why error)
+}
+
+func (cfg *Config) defaults() error {
+	if cfg.ID == "" || cfg.DataDir == "" || cfg.Seal == nil || cfg.Directory == nil || cfg.Transport == nil {
+		return errors.New("a node needs an ID, a DataDir, a Seal, a Directory and a Transport")
+	}
+	if cfg.Logger == nil {
+		cfg.Logger = slog.New(slog.DiscardHandler)
+	}
+	if cfg.Clock == nil {
+		cfg.Clock = time.Now
+	}
+	if cfg.CheckpointEvery <= 0 {
+		cfg.CheckpointEvery = 10 * time.Second
+	}
+	if cfg.Exit == nil {
+		log := cfg.Logger
+		cfg.Exit = func(code int, why error) {
+			log.Error("this node stops", "error", why)
+			os.Exit(code)
+		}
+	}
+	return nil
+}
+
+// Node is one member of a cluster, or one that is not a member yet. Its parts own their state:
+//
+//	store      the replicated state, written by Raft's FSM goroutine only
+//	proposer   records on their way into the log
+//	keys       the root key and keyring while unsealed
+//	shareFiles this node's shares on disk, wrapped by the HSM
+//	peers      connections to the other members
+//	leadership the current term's duties
+type Node struct {
+	cfg Config
+	log *slog.Logger
+
+	store  *fsm.Store
+	logs   *logstore.Store
+	snaps  *fsm.Snapshots
+	raft   *raft.Raft
+	notify chan bool
+
+	proposer *proposer
+	keys     keys
+	shares   *shareFiles
+	peers    *peerClients
+	calls    callKeys
+	operator operatorShares
+	clock    clockState
+	heads    *signedHead
+	gossip   gossiper
+	cert     nodeCertificate
+
+	initMu  sync.Mutex // one Init or Join at a time
+	seeds   atomic.Pointer[seedFile]
+	servers []*grpc.Server
+
+	ctx    context.Context // ends when Close begins
+	cancel context.CancelCauseFunc
+	wg     sync.WaitGroup
+	closed atomic.Bool
+	resign resignation
+	next   nextRoot
+}
+
+// Open starts a node. One that has no state waits for Init or Join; one that has state comes up sealed and
+// unseals itself as soon as enough peers are there.
+func Open(cfg Config) (_ *Node, err error) {
+	if err := cfg.defaults(); err != nil {
+		return nil, err
+	}
+	n := &Node{cfg: cfg, log: cfg.Logger.With("component", "cluster", "node", cfg.ID), notify: make(chan bool, 16)}
+	n.ctx, n.cancel = context.WithCancelCause(context.Background())
+	var undo []func()
+	defer func() {
+		if err != nil {
+			n.cancel(ErrShutdown)
+			for i := len(undo) - 1; i >= 0; i-- {
+				undo[i]()
+			}
+		}
+	}()
+
+	for _, dir := range []string{cfg.DataDir, n.path("state"), n.path("snapshots"), n.path("shares")} {
+		if err := os.MkdirAll(dir, 0o700); err != nil {
+			return nil, fmt.Errorf("data directory: %w", err)
+		}
+	}
+	if err := seal.EnsureKey(n.ctx, cfg.Seal, seal.Local); err != nil {
+		return nil, fmt.Errorf("this node's own HSM key: %w", err)
+	}
+	if n.shares, err = openShareFiles(n.ctx, n.path("shares"), cfg.Seal, cfg.ID); err != nil {
+		return nil, err
+	}
+	n.heads = &signedHead{path: n.path("head"), seal: cfg.Seal}
+
+	rc, err := raftConfig(cfg, n.notify)
+	if err != nil {
+		return nil, err
+	}
+	if err := n.openStorage(rc, &undo); err != nil {
+		return nil, err
+	}
+	if cl, ok := n.store.Cluster(); ok && cl.Development && !cfg.Development {
+		return nil, errors.New("this data directory was made by hizod dev and is marked for good: a server does not start on it")
+	}
+	if err := n.loadSeeds(); err != nil {
+		return nil, err
+	}
+	n.refreshDirectory()
+
+	trans := raftTransport(cfg.Transport.Raft(), cfg.Logger)
+	undo = append(undo, func() { _ = trans.Close() })
+	if n.raft, err = raft.NewRaft(rc, n.store, n.logs, n.logs, n.snaps, trans); err != nil {
+		return nil, fmt.Errorf("start raft: %w", err)
+	}
+	n.proposer = newProposer(n.raft, n.unixMilli, n.leaderInfo)
+	n.peers = newPeerClients(cfg.Transport)
+	n.serve()
+
+	n.wg.Go(n.followState)
+	n.wg.Go(n.followLeadership)
+	n.wg.Go(n.unsealLoop)
+	n.wg.Go(n.snapshotLoop)
+	n.wg.Go(n.announceLoop)
+	n.wg.Go(n.gossipLoop)
+	return n, nil
+}
+
+func (n *Node) path(name string) string { return filepath.Join(n.cfg.DataDir, name) }
+
+func (n *Node) unixMilli() int64 { return n.cfg.Clock().UnixMilli() }
+
+// fatal stops the process: going on could lose or diverge data.
+func (n *Node) fatal(err error) { n.cfg.Exit(1, err) }
+
+// Close stops the node. Records in flight are answered with an unknown outcome, waiting ones with a
+// definite no. A leader hands leadership over first, as long as ctx lasts.
+func (n *Node) Close(ctx context.Context) error {
+	if n.closed.Swap(true) {
+		return nil
+	}
+	if n.raft.State() == raft.Leader {
+		n.handOver(ctx, "this node stops", "")
+	}
+	n.cancel(ErrShutdown)
+	for _, s := range n.servers {
+		s.Stop()
+	}
+	future := n.raft.Shutdown()
+	n.proposer.shutdown()
+	err := future.Error()
+	n.wg.Wait()
+	n.peers.close()
+	n.keys.seal()
+	n.operator.clear()
+	n.calls.clear()
+	return errors.Join(err, n.store.Close(), n.logs.Close())
+}
+
+// Store is the replicated state as this node has applied it.
+func (n *Node) Store() *fsm.Store { return n.store }
+
+// Initialised says whether this node has the state of a cluster.
+func (n *Node) Initialised() bool {
+	_, ok := n.store.Cluster()
+	return ok
+}
+
+// Propose commits one record through this node, which must lead, and returns what Apply decided once it
+// has applied here. The error is *NotLeaderError, ErrSealed, ErrOverloaded, ErrTooLarge, ErrClockSkew,
+// ErrShutdown or the context's error: nothing was proposed; or *UnknownOutcomeError.
+func (n *Node) Propose(ctx context.Context, cmd fsm.Command) (fsm.Result, error) {
+	return n.ProposeAfter(ctx, cmd, nil)
+}
+
+// ProposeAfter is Propose, and calls enqueued as soon as the record has its place in the queue. Records
+// commit in the order of their places. enqueued must not block.
+func (n *Node) ProposeAfter(ctx context.Context, cmd fsm.Command, enqueued func()) (fsm.Result, error) {
+	if n.keys.sealed() && !allowedSealed(cmd.Kind) {
+		if !n.IsLeader() { // the leader may well be unsealed: say where it is
+			return fsm.Result{}, &NotLeaderError{Leader: n.leaderInfo()}
+		}
+		return fsm.Result{}, ErrSealed
+	}
+	record, err := encodeRecord(cmd)
+	if err != nil {
+		return fsm.Result{}, err
+	}
+	return n.proposer.propose(ctx, record, enqueued)
+}
+
+// allowedSealed: what a leader accepts that cannot make or check MACs. Genesis makes the keys itself.
+func allowedSealed(kind fsm.Kind) bool {
+	switch kind {
+	case fsm.KindRecord, fsm.KindGenesis, fsm.KindTick, fsm.KindClockJump, fsm.KindShareRelease, fsm.KindUnsealed:
+		return true
+	}
+	return false
+}

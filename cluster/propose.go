@@ -1,0 +1,422 @@
+package cluster
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/hashicorp/raft"
+
+	"github.com/hizo/hizo/fsm"
+)
+
+// Bounds of what waits. A record that does not fit is refused at once rather than late.
+const (
+	maxQueueBytes = 16 << 20
+	maxQueueCount = 16384
+	entriesAtOnce = 2 // in flight: one syncs on the followers while the next syncs here
+)
+
+// applier is the part of raft.Raft that the proposer needs.
+type applier interface {
+	ApplyLog(raft.Log, time.Duration) raft.ApplyFuture
+}
+
+// proposer commits records in groups: while entries are in flight the next one gathers everything that
+// arrives. There are no timers in it.
+//
+// It is closed (not the leader, or its clock is off), holding (leader, but the term's barrier or its
+// clock check is not through: records queue up and are not proposed), or open. One goroutine makes
+// entries; one per entry in flight waits for its future and answers its records.
+//
+// Every record is answered exactly once, in one of three ways: a result, after Apply on this node; a
+// definite no, nothing was proposed; or *UnknownOutcomeError. Shutdown answers everything, because a
+// future that waits for Apply is never answered once raft has shut down (raft.go, runFSM).
+type proposer struct {
+	raft   applier
+	now    func() int64 // local clock, Unix milliseconds
+	leader func() LeaderInfo
+
+	wake  chan struct{} // capacity 1: the queue may hold something to send
+	slots chan struct{} // capacity entriesAtOnce: entries in flight
+	stop  chan struct{}
+	wg    sync.WaitGroup
+	pool  sync.Pool
+
+	mu     sync.Mutex
+	state  proposerState
+	why    error // while closed
+	queue  []*proposal
+	bytes  int
+	flying map[*flight]struct{}
+	last   int64  // cluster time of the newest entry proposed
+	jump   func() // called (once per term) when the clock is too far ahead of last
+	ended  bool   // shut down
+}
+
+type proposerState uint8
+
+const (
+	proposerClosed proposerState = iota
+	proposerHolding
+	proposerOpen
+)
+
+// proposal is one waiting record. It belongs to its caller until it is queued, then to the proposer until
+// done is signalled; after a withdrawal by timeout nobody reuses it.
+type proposal struct {
+	record []byte
+	done   chan struct{} // capacity 1
+	result fsm.Result
+	err    error
+}
+
+// flight is one entry that was handed to raft.
+type flight struct {
+	batch []*proposal
+	once  sync.Once
+}
+
+func newProposer(r applier, now func() int64, leader func() LeaderInfo) *proposer {
+	p := &proposer{
+		raft: r, now: now, leader: leader,
+		wake: make(chan struct{}, 1), slots: make(chan struct{}, entriesAtOnce), stop: make(chan struct{}),
+		flying: make(map[*flight]struct{}),
+		why:    errNotLeading,
+	}
+	p.pool.New = func() any { return &proposal{done: make(chan struct{}, 1)} }
+	p.wg.Go(p.run)
+	return p
+}
+
+// errNotLeading stands for *NotLeaderError with whoever leads when it is asked.
+var errNotLeading = errors.New("not leading")
+
+func (p *proposer) reason(why error) error {
+	if why == errNotLeading {
+		return &NotLeaderError{Leader: p.leader()}
+	}
+	return why
+}
+
+// hold starts a term: records are accepted and wait.
+func (p *proposer) hold() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.state = proposerHolding
+}
+
+// openAt starts to propose. since is the cluster time that has been applied; jump is called once when the
+// local clock is more than fsm.MaxClockStep ahead, after which the proposer holds again.
+func (p *proposer) openAt(since int64, jump func()) {
+	p.mu.Lock()
+	p.state, p.last, p.jump = proposerOpen, max(p.last, since), jump
+	p.mu.Unlock()
+	p.signal()
+}
+
+// closeWith refuses what waits and what comes with why: a definite no.
+func (p *proposer) closeWith(why error) {
+	p.mu.Lock()
+	p.state, p.why = proposerClosed, why
+	refused := p.queue
+	p.queue, p.bytes = nil, 0
+	p.mu.Unlock()
+	if len(refused) > 0 {
+		err := p.reason(why)
+		for _, it := range refused {
+			it.err = err
+			it.done <- struct{}{}
+		}
+	}
+}
+
+// shutdown answers everything that waits and ends the proposer. Call it after raft's shutdown began.
+func (p *proposer) shutdown() {
+	p.mu.Lock()
+	if p.ended {
+		p.mu.Unlock()
+		return
+	}
+	p.ended = true
+	p.mu.Unlock()
+	p.closeWith(ErrShutdown)
+	close(p.stop)
+	p.mu.Lock()
+	flights := make([]*flight, 0, len(p.flying))
+	for f := range p.flying {
+		flights = append(flights, f)
+	}
+	p.mu.Unlock()
+	for _, f := range flights {
+		f.fail(&UnknownOutcomeError{Err: ErrShutdown})
+	}
+	p.wg.Wait()
+}
+
+func (p *proposer) signal() {
+	select {
+	case p.wake <- struct{}{}:
+	default:
+	}
+}
+
+// propose commits one encoded record and waits for its result. enqueued, if any, is called as soon as the
+// record has its place: records commit in the order of their places.
+func (p *proposer) propose(ctx context.Context, record []byte, enqueued func()) (fsm.Result, error) {
+	if len(record) > fsm.MaxRecord {
+		return fsm.Result{}, ErrTooLarge
+	}
+	if err := ctx.Err(); err != nil {
+		return fsm.Result{}, fmt.Errorf("nothing was proposed: %w", err)
+	}
+	it := p.pool.Get().(*proposal)
+	it.record = record
+	if err := p.enqueue(it); err != nil {
+		p.recycle(it)
+		return fsm.Result{}, err
+	}
+	if enqueued != nil {
+		enqueued()
+	}
+	select {
+	case <-it.done:
+		result, err := it.result, it.err
+		p.recycle(it)
+		return result, err
+	case <-ctx.Done():
+	}
+	if p.withdraw(it) {
+		p.recycle(it)
+		return fsm.Result{}, fmt.Errorf("nothing was proposed: %w", ctx.Err())
+	}
+	select {
+	case <-it.done: // answered meanwhile
+		result, err := it.result, it.err
+		p.recycle(it)
+		return result, err
+	default:
+		return fsm.Result{}, &UnknownOutcomeError{Err: ctx.Err()}
+	}
+}
+
+func (p *proposer) recycle(it *proposal) {
+	it.record, it.result, it.err = nil, fsm.Result{}, nil
+	p.pool.Put(it)
+}
+
+func (p *proposer) enqueue(it *proposal) error {
+	p.mu.Lock()
+	if p.state == proposerClosed {
+		why := p.why
+		p.mu.Unlock()
+		return p.reason(why)
+	}
+	if len(p.queue) >= maxQueueCount || p.bytes+len(it.record) > maxQueueBytes {
+		p.mu.Unlock()
+		return ErrOverloaded
+	}
+	p.queue = append(p.queue, it)
+	p.bytes += len(it.record)
+	first := len(p.queue) == 1
+	p.mu.Unlock()
+	if first {
+		p.signal()
+	}
+	return nil
+}
+
+// withdraw takes a record back that was not proposed yet.
+func (p *proposer) withdraw(it *proposal) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for i, other := range p.queue {
+		if other == it {
+			p.queue = append(p.queue[:i:i], p.queue[i+1:]...)
+			p.bytes -= len(it.record)
+			return true
+		}
+	}
+	return false
+}
+
+func (p *proposer) run() {
+	for {
+		select {
+		case <-p.wake:
+		case <-p.stop:
+			return
+		}
+		for {
+			select {
+			case p.slots <- struct{}{}:
+			case <-p.stop:
+				return
+			}
+			f, at := p.take()
+			if f == nil {
+				<-p.slots
+				break
+			}
+			p.send(f, at)
+		}
+	}
+}
+
+// take makes an entry of what waits, up to fsm.MaxEntry but at least one record.
+func (p *proposer) take() (*flight, int64) {
+	p.mu.Lock()
+	if p.state != proposerOpen || len(p.queue) == 0 {
+		p.mu.Unlock()
+		return nil, 0
+	}
+	at := max(p.last, p.now())
+	if p.last != 0 && at-p.last > fsm.MaxClockStep.Milliseconds() {
+		// The process was stopped for long, or the clock was set: hold until a majority confirms it.
+		p.state = proposerHolding
+		jump := p.jump
+		p.mu.Unlock()
+		if jump != nil {
+			jump()
+		}
+		return nil, 0
+	}
+	n, size := 0, 0
+	for n < min(len(p.queue), fsm.MaxRecords) {
+		size += len(p.queue[n].record) + 8
+		if n > 0 && size > fsm.MaxEntry {
+			break
+		}
+		n++
+	}
+	f := &flight{batch: make([]*proposal, n)}
+	copy(f.batch, p.queue)
+	for _, it := range f.batch {
+		p.bytes -= len(it.record)
+	}
+	left := copy(p.queue, p.queue[n:])
+	clear(p.queue[left:])
+	p.queue = p.queue[:left]
+	p.last = at
+	p.flying[f] = struct{}{}
+	p.mu.Unlock()
+	return f, at
+}
+
+// send hands an entry to raft. Its slot is given back by whoever answers it.
+func (p *proposer) send(f *flight, at int64) {
+	entry := fsm.Entry{Time: at, Records: make([][]byte, len(f.batch))}
+	for i, it := range f.batch {
+		entry.Records[i] = it.record
+	}
+	data, err := encodeEntry(entry)
+	if err != nil {
+		p.land(f)
+		f.fail(err)
+		return
+	}
+	// No timeout: raft's main loop takes it, or answers ErrRaftShutdown. Callers wait under their own
+	// contexts. Entries must be handed over in order, so this is not done by the waiting goroutine.
+	future := p.raft.ApplyLog(raft.Log{Data: data}, 0)
+	go p.await(f, future)
+}
+
+// await answers an entry's records. Shutdown may have answered them before: raft does not answer a future
+// that was committed and not applied when it shut down, and then this goroutine ends with the process.
+func (p *proposer) await(f *flight, future raft.ApplyFuture) {
+	err := future.Error()
+	p.land(f)
+	if err != nil {
+		f.fail(proposalError(err, p.leader))
+		return
+	}
+	f.finish(future.Response())
+}
+
+// land gives an entry's slot back.
+func (p *proposer) land(f *flight) {
+	p.mu.Lock()
+	delete(p.flying, f)
+	p.mu.Unlock()
+	<-p.slots
+}
+
+func (f *flight) fail(err error) {
+	f.once.Do(func() {
+		for _, it := range f.batch {
+			it.err = err
+			it.done <- struct{}{}
+		}
+	})
+}
+
+// finish hands out what Apply returned.
+func (f *flight) finish(response any) {
+	results, ok := response.([]fsm.Result)
+	if !ok || len(results) != len(f.batch) {
+		err, isErr := response.(error)
+		if !isErr {
+			err = fmt.Errorf("apply answered %T for %d records", response, len(f.batch))
+		}
+		f.fail(&UnknownOutcomeError{Err: err})
+		return
+	}
+	f.once.Do(func() {
+		for i, it := range f.batch {
+			it.result = results[i]
+			it.done <- struct{}{}
+		}
+	})
+}
+
+// direct commits one record in an entry of its own with a given cluster time, past the queue. Only the
+// clock duty does that, while the proposer holds.
+func (p *proposer) direct(ctx context.Context, record []byte, at int64) (fsm.Result, error) {
+	data, err := encodeEntry(fsm.Entry{Time: at, Records: [][]byte{record}})
+	if err != nil {
+		return fsm.Result{}, err
+	}
+	it := &proposal{record: record, done: make(chan struct{}, 1)}
+	f := &flight{batch: []*proposal{it}}
+	future := p.raft.ApplyLog(raft.Log{Data: data}, 0)
+	go func() {
+		if err := future.Error(); err != nil {
+			f.fail(proposalError(err, p.leader))
+			return
+		}
+		f.finish(future.Response())
+	}()
+	select {
+	case <-it.done:
+		return it.result, it.err
+	case <-ctx.Done():
+		return fsm.Result{}, &UnknownOutcomeError{Err: ctx.Err()}
+	case <-p.stop:
+		return fsm.Result{}, &UnknownOutcomeError{Err: ErrShutdown}
+	}
+}
+
+// encodeRecord encodes a command and reads it back, so that a command that replicas could not decode
+// stays here.
+func encodeRecord(cmd fsm.Command) ([]byte, error) {
+	record := fsm.EncodeCommand(cmd)
+	if len(record) > fsm.MaxRecord {
+		return nil, ErrTooLarge
+	}
+	if _, err := fsm.DecodeCommand(record); err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrCommand, err)
+	}
+	return record, nil
+}
+
+// encodeEntry does the same for what surrounds the records.
+func encodeEntry(entry fsm.Entry) ([]byte, error) {
+	data := fsm.EncodeEntry(entry)
+	back, err := fsm.DecodeEntry(data)
+	if err != nil || len(back.Records) != len(entry.Records) || back.Time != entry.Time {
+		return nil, fmt.Errorf("%w: %w", ErrCommand, err)
+	}
+	return data, nil
+}

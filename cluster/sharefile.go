@@ -1,0 +1,177 @@
+package cluster
+
+import (
+	"context"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+
+	"github.com/hizo/hizo/crypto/seal"
+	"github.com/hizo/hizo/crypto/shares"
+)
+
+// shareFiles keeps this node's share of each deal that is still needed:
+//
+//	DataDir/shares/<epoch>   format(1) deal(8) share wrapped by HSM key share-<deal in hex>
+//
+// A file is written under a temporary name, synced, renamed, and the folder synced; then it is read back
+// and unwrapped. A crash leaves the file whole or not there, and perhaps an HSM key without a file, which
+// the next start destroys. A share is destroyed key first: a file without its key opens nothing.
+type shareFiles struct {
+	dir  string
+	seal seal.Seal
+	node string
+	mu   sync.Mutex // one change at a time
+}
+
+const shareFileFormat = 1
+
+var errShareFile = errors.New("this node's share file is damaged; the next deal replaces it")
+
+func openShareFiles(ctx context.Context, dir string, s seal.Seal, node string) (*shareFiles, error) {
+	f := &shareFiles{dir: dir, seal: s, node: node}
+	epochs, err := f.epochs()
+	if err != nil {
+		return nil, err
+	}
+	used := make(map[seal.Handle]bool)
+	for _, epoch := range epochs {
+		deal, _, err := f.read(epoch)
+		if errors.Is(err, errShareFile) {
+			continue
+		}
+		if err != nil {
+			return nil, err
+		}
+		used[seal.ShareHandle(deal)] = true
+	}
+	handles, err := s.Keys(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("list HSM keys: %w", err)
+	}
+	for _, h := range handles {
+		if strings.HasPrefix(string(h), "share-") && !used[h] {
+			if err := s.DestroyKey(ctx, h); err != nil {
+				return nil, fmt.Errorf("destroy HSM key %s of an abandoned deal: %w", h, err)
+			}
+		}
+	}
+	return f, nil
+}
+
+// epochs lists the deals that a file is there for, oldest first.
+func (f *shareFiles) epochs() ([]uint64, error) {
+	entries, err := os.ReadDir(f.dir)
+	if err != nil {
+		return nil, fmt.Errorf("share files: %w", err)
+	}
+	var list []uint64
+	for _, e := range entries {
+		if epoch, err := strconv.ParseUint(e.Name(), 10, 64); err == nil {
+			list = append(list, epoch)
+		} else if strings.HasPrefix(e.Name(), tempPrefix) {
+			_ = os.Remove(filepath.Join(f.dir, e.Name())) // a crash before the rename
+		}
+	}
+	slices.Sort(list)
+	return list, nil
+}
+
+func (f *shareFiles) file(epoch uint64) string {
+	return filepath.Join(f.dir, strconv.FormatUint(epoch, 10))
+}
+
+func (f *shareFiles) read(epoch uint64) (deal shares.DealID, wrapped []byte, err error) {
+	b, err := os.ReadFile(f.file(epoch))
+	if err != nil {
+		return deal, nil, err
+	}
+	if len(b) < 9 || b[0] != shareFileFormat {
+		return deal, nil, fmt.Errorf("epoch %d: %w", epoch, errShareFile)
+	}
+	copy(deal[:], b[1:9])
+	return deal, b[9:], nil
+}
+
+// put stores a share and reads it back from the disk through the HSM. The share that it returns is the
+// one read back: proofs are made from that.
+func (f *shareFiles) put(ctx context.Context, epoch uint64, deal shares.Deal, share shares.Share) (shares.Share, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	plain, err := share.MarshalBinary()
+	if err != nil {
+		return shares.Share{}, err
+	}
+	defer clear(plain)
+	handle := seal.ShareHandle(share.Deal)
+	if err := seal.EnsureKey(ctx, f.seal, handle); err != nil {
+		return shares.Share{}, fmt.Errorf("HSM key for epoch %d: %w", epoch, err)
+	}
+	wrapped, err := f.seal.Wrap(ctx, handle, plain, shares.StorageAAD(share.Cluster, share.Deal, f.node))
+	if err != nil {
+		return shares.Share{}, fmt.Errorf("wrap the share of epoch %d: %w", epoch, err)
+	}
+	data := append([]byte{shareFileFormat}, share.Deal[:]...)
+	if err := writeFile(f.file(epoch), append(data, wrapped...)); err != nil {
+		return shares.Share{}, err
+	}
+	back, err := f.get(ctx, epoch, deal)
+	if err != nil {
+		return shares.Share{}, fmt.Errorf("read back: %w", err)
+	}
+	return back, nil
+}
+
+// get returns this node's share of a deal, checked against the deal's commitments. fs.ErrNotExist where
+// this node has none.
+func (f *shareFiles) get(ctx context.Context, epoch uint64, deal shares.Deal) (shares.Share, error) {
+	id, wrapped, err := f.read(epoch)
+	if err != nil {
+		return shares.Share{}, err
+	}
+	if id != deal.ID {
+		return shares.Share{}, fmt.Errorf("epoch %d holds deal %s instead of %s: %w", epoch, hex.EncodeToString(id[:]), deal.ID, errShareFile)
+	}
+	plain, err := f.seal.Unwrap(ctx, seal.ShareHandle(id), wrapped, shares.StorageAAD(deal.Cluster, id, f.node))
+	if err != nil {
+		return shares.Share{}, fmt.Errorf("unwrap the share of epoch %d: %w", epoch, err)
+	}
+	defer clear(plain)
+	var share shares.Share
+	if err := share.UnmarshalBinary(plain); err != nil {
+		return shares.Share{}, fmt.Errorf("epoch %d: %w", epoch, err)
+	}
+	if err := deal.Check(share); err != nil {
+		share.Wipe()
+		return shares.Share{}, fmt.Errorf("epoch %d: %w", epoch, err)
+	}
+	return share, nil
+}
+
+// destroy makes a share unreadable for good.
+func (f *shareFiles) destroy(ctx context.Context, epoch uint64) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	deal, _, err := f.read(epoch)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return nil
+	case err == nil:
+		if err := f.seal.DestroyKey(ctx, seal.ShareHandle(deal)); err != nil {
+			return fmt.Errorf("destroy the HSM key of epoch %d: %w", epoch, err)
+		}
+	case !errors.Is(err, errShareFile):
+		return err
+	}
+	if err := os.Remove(f.file(epoch)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("remove the share file of epoch %d: %w", epoch, err)
+	}
+	return nil
+}

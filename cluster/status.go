@@ -1,0 +1,69 @@
+package cluster
+
+import (
+	"time"
+
+	"github.com/hashicorp/raft"
+
+	"github.com/hizo/hizo/crypto/seal"
+	"github.com/hizo/hizo/fsm"
+)
+
+// Status is what this node knows of itself and the cluster.
+type Status struct {
+	ID          string
+	ClusterID   [16]byte
+	ClusterName string
+	Initialised bool
+	Sealed      bool // this node holds no keys
+	SealedFlag  bool // hizo cluster seal
+	Development bool
+	SealKind    seal.Kind
+
+	Leader    LeaderInfo
+	IsLeader  bool
+	Term      uint64
+	LastIndex uint64
+	Applied   uint64
+	NodeEpoch uint64 // of the node set that can unseal nodes; 0: none
+	Threshold int    // of that set
+	ClockSkew time.Duration
+	Members   []MemberStatus
+}
+
+// MemberStatus is one member as the replicated state has it.
+type MemberStatus struct {
+	fsm.Member
+	Voter    bool
+	HasShare bool // has proven its share of the current deal
+}
+
+// Status looks at this node only; it asks nobody.
+func (n *Node) Status() Status {
+	s := Status{
+		ID: n.cfg.ID, Sealed: n.keys.sealed(), SealKind: n.cfg.Seal.Kind(),
+		Leader: n.leaderInfo(), IsLeader: n.IsLeader(), Term: n.raft.CurrentTerm(), LastIndex: n.raft.LastIndex(),
+		Applied: n.store.Position().Index, ClockSkew: time.Duration(n.clock.offset.Load()) * time.Millisecond,
+	}
+	cl, ok := n.store.Cluster()
+	if !ok {
+		return s
+	}
+	s.Initialised, s.ClusterID, s.ClusterName = true, cl.ID, cl.Name
+	s.SealedFlag, s.Development, s.NodeEpoch = cl.Sealed, cl.Development, cl.NodeEpoch
+	provers := make(map[string]bool)
+	if deal, ok := n.store.Deal(cl.NodeEpoch); ok && cl.NodeEpoch != 0 {
+		s.Threshold = deal.Threshold
+		for _, id := range deal.Provers {
+			provers[id] = true
+		}
+	}
+	voters := make(map[string]bool)
+	for _, server := range n.raft.GetConfiguration().Configuration().Servers {
+		voters[string(server.ID)] = server.Suffrage == raft.Voter
+	}
+	for _, m := range n.store.Members() {
+		s.Members = append(s.Members, MemberStatus{Member: m, Voter: voters[m.ID], HasShare: provers[m.ID]})
+	}
+	return s
+}

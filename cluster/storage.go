@@ -1,0 +1,77 @@
+package cluster
+
+import (
+	"fmt"
+	"time"
+
+	"github.com/hashicorp/raft"
+
+	"github.com/hizo/hizo/cluster/logstore"
+	"github.com/hizo/hizo/fsm"
+)
+
+// openStorage opens what is on the disk and lets the state agree with the log and the snapshots before
+// Raft sees any of them. NoSnapshotRestoreOnStart is what that agreement says, never a constant: a crash
+// between publishing and restoring a received snapshot would otherwise leave a silent hole.
+func (n *Node) openStorage(rc *raft.Config, undo *[]func()) error {
+	store, err := fsm.Open(fsm.Options{Dir: n.path("state"), Logger: n.cfg.Logger, Halt: n.fatal})
+	if err != nil {
+		return fmt.Errorf("open the state: %w", err)
+	}
+	n.store = store
+	*undo = append(*undo, func() { _ = store.Close() })
+	snaps, err := fsm.NewSnapshots(store, fsm.SnapshotOptions{Dir: n.path("snapshots"), Logger: n.cfg.Logger})
+	if err != nil {
+		return fmt.Errorf("open the snapshots: %w", err)
+	}
+	n.snaps = snaps
+	logs, err := logstore.Open(n.path("raft.db"), logstore.Config{
+		Snapshot: n.newestSnapshot, Exit: n.fatal, Logger: n.cfg.Logger,
+	})
+	if err != nil {
+		return fmt.Errorf("open the log: %w", err)
+	}
+	n.logs = logs
+	*undo = append(*undo, func() { _ = logs.Close() })
+	if rc.NoSnapshotRestoreOnStart, err = store.Recover(snaps, logs); err != nil {
+		return fmt.Errorf("the state on this disk does not agree with its log: %w", err)
+	}
+	return nil
+}
+
+// snapshotLoop takes snapshots by bytes of log; raft itself takes them by entries. Just before, it says
+// how many of the newest entries to keep: retention has to outlast a restore, or a follower never catches
+// up (hashicorp/raft#452).
+func (n *Node) snapshotLoop() {
+	tick := time.NewTicker(time.Second)
+	defer tick.Stop()
+	for {
+		select {
+		case <-tick.C:
+		case <-n.ctx.Done():
+			return
+		}
+		trailing := min(n.logs.EntriesWithin(trailingBytes), maxTrailing)
+		reload := n.raft.ReloadableConfig()
+		if reload.TrailingLogs != trailing {
+			reload.TrailingLogs = trailing
+			if err := n.raft.ReloadConfig(reload); err != nil {
+				n.log.Warn("trailing logs", "error", err)
+			}
+		}
+		if index, _ := n.newestSnapshot(); n.logs.BytesAfter(index) < snapshotBytes {
+			continue
+		}
+		if err := n.raft.Snapshot().Error(); err != nil {
+			n.log.Info("no snapshot now", "error", err)
+		}
+	}
+}
+
+func (n *Node) newestSnapshot() (index, term uint64) {
+	list, err := n.snaps.List()
+	if err != nil || len(list) == 0 {
+		return 0, 0
+	}
+	return list[0].Index, list[0].Term
+}

@@ -1,0 +1,141 @@
+package cluster
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/hizo/hizo/cluster/peerpb"
+	"github.com/hizo/hizo/fsm"
+)
+
+// dutyCommand is a record that a node makes by itself.
+func (n *Node) dutyCommand(kind fsm.Kind, body any, audits ...fsm.Audit) fsm.Command {
+	return nodeCommand(n.cfg.ID, kind, body, audits...)
+}
+
+func nodeCommand(node string, kind fsm.Kind, body any, audits ...fsm.Audit) fsm.Command {
+	return fsm.Command{Kind: kind, Principal: "node/" + node, Audits: audits, Body: fsm.EncodeBody(kind, body)}
+}
+
+// CodeError is an outcome other than CodeOK where a node expected none.
+type CodeError struct {
+	Code    fsm.Code
+	Changed string
+}
+
+func (e *CodeError) Error() string {
+	if e.Changed != "" {
+		return fmt.Sprintf("the cluster refused: code %d, %s changed", e.Code, e.Changed)
+	}
+	return fmt.Sprintf("the cluster refused: code %d", e.Code)
+}
+
+// Is makes refusals recognisable.
+func (e *CodeError) Is(target error) bool {
+	switch target {
+	case ErrNotAllowed:
+		return e.Code == fsm.CodeDenied
+	case ErrSealed:
+		return e.Code == fsm.CodeSealed
+	}
+	return false
+}
+
+func codeError(result fsm.Result) error {
+	if result.Code == fsm.CodeOK {
+		return nil
+	}
+	return &CodeError{Code: result.Code, Changed: result.Changed}
+}
+
+// submit commits a record of this node through whoever leads, which takes some tries while leadership
+// moves. Only records for which a second copy is harmless are submitted: an unknown outcome is retried.
+func (n *Node) submit(ctx context.Context, cmd fsm.Command) (fsm.Result, error) {
+	const first, slowest = 20 * time.Millisecond, 500 * time.Millisecond
+	var last error
+	for pause := first; ; pause = min(2*pause, slowest) {
+		result, err := n.submitOnce(ctx, cmd)
+		if err == nil {
+			return result, nil
+		}
+		var unknown *UnknownOutcomeError
+		var notLeader *NotLeaderError
+		if errors.Is(err, ErrNotAllowed) || errors.Is(err, ErrTooLarge) || errors.Is(err, ErrCommand) {
+			return fsm.Result{}, err
+		}
+		if !errors.As(err, &unknown) && !errors.As(err, &notLeader) {
+			n.log.Debug("submit", "error", err)
+		}
+		if ctx.Err() == nil {
+			last = err // not merely the context's own error
+		}
+		timer := time.NewTimer(pause)
+		select {
+		case <-timer.C:
+		case <-ctx.Done():
+			timer.Stop()
+			return fsm.Result{}, errors.Join(ctx.Err(), last)
+		case <-n.ctx.Done():
+			timer.Stop()
+			return fsm.Result{}, ErrShutdown
+		}
+	}
+}
+
+func (n *Node) submitOnce(ctx context.Context, cmd fsm.Command) (fsm.Result, error) {
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	defer cancel()
+	if n.IsLeader() {
+		return n.Propose(ctx, cmd)
+	}
+	leader := n.leaderInfo().ID
+	if leader == "" || leader == n.cfg.ID {
+		return fsm.Result{}, &NotLeaderError{}
+	}
+	reply, err := n.peers.of(leader).Forward(ctx, &peerpb.ForwardRequest{Command: fsm.EncodeCommand(cmd)})
+	if err != nil {
+		return fsm.Result{}, peerError(err)
+	}
+	return fsm.Result{Code: fsm.Code(reply.Code), Index: reply.Index, Time: reply.Time, Changed: reply.Changed}, nil
+}
+
+// takeForwarded is the leader's end. Of the member's command it takes kind and body and makes the record
+// anew, so that what the audit log says of it is the leader's word: who called is known from the stream.
+func (n *Node) takeForwarded(ctx context.Context, from fsm.Member, encoded []byte) (fsm.Result, error) {
+	if len(encoded) > 4096 {
+		return fsm.Result{}, ErrTooLarge
+	}
+	cmd, err := fsm.DecodeCommand(encoded)
+	if err != nil {
+		return fsm.Result{}, err
+	}
+	body, err := fsm.DecodeBody(cmd.Kind, cmd.Body)
+	if err != nil {
+		return fsm.Result{}, err
+	}
+	var audit fsm.Audit
+	switch b := body.(type) {
+	case *fsm.ShareRelease:
+		if b.Holder != from.ID {
+			return fsm.Result{}, fmt.Errorf("%s forwards a share of %s: %w", from.ID, b.Holder, ErrNotAllowed)
+		}
+		audit = shareReleaseAudit(b.Holder, b.Node, b.Epoch)
+	case *fsm.Unsealed:
+		// A member may speak of another one only right after operators unsealed it (handRootOver).
+		if (b.Node != from.ID && b.Method != byOperators) || (b.Method != byQuorum && b.Method != byOperators) {
+			return fsm.Result{}, fmt.Errorf("%s forwards an unsealing of %s: %w", from.ID, b.Node, ErrNotAllowed)
+		}
+		if !from.Approved || from.Quarantined {
+			return fsm.Result{}, fmt.Errorf("%s is not approved: %w", from.ID, ErrNotAllowed)
+		}
+		audit = unsealAudit(b.Node, b.Method)
+	default:
+		return fsm.Result{}, fmt.Errorf("%s forwards kind %d: %w", from.ID, cmd.Kind, ErrNotAllowed)
+	}
+	if err := n.checkMember(from); err != nil {
+		return fsm.Result{}, err
+	}
+	return n.Propose(ctx, nodeCommand(from.ID, cmd.Kind, body, audit))
+}

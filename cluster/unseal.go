@@ -1,0 +1,506 @@
+package cluster
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/hizo/hizo/cluster/peerpb"
+	"github.com/hizo/hizo/crypto/aad"
+	"github.com/hizo/hizo/crypto/hybrid"
+	"github.com/hizo/hizo/crypto/keyring"
+	"github.com/hizo/hizo/crypto/shares"
+	"github.com/hizo/hizo/fsm"
+)
+
+// Methods of fsm.Unsealed.
+const (
+	byQuorum    = "quorum"
+	byOperators = "operators"
+)
+
+// operatorSharesLast bounds how long a share waits in memory for the others.
+const operatorSharesLast = 15 * time.Minute
+
+// operatorShares collects what operators enter at this node: in memory only, never by log or gossip.
+type operatorShares struct {
+	mu    sync.Mutex
+	deal  shares.DealID
+	have  []shares.Share
+	since time.Time
+}
+
+func (o *operatorShares) clear() {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.drop()
+}
+
+func (o *operatorShares) drop() {
+	for _, s := range o.have {
+		s.Wipe()
+	}
+	o.have = nil
+}
+
+// UnsealProgress says how far operators are.
+type UnsealProgress struct {
+	Have, Need int
+	Done       bool // this node is unsealed
+}
+
+// Progress of an unsealing by operators at this node.
+func (n *Node) Progress() UnsealProgress {
+	p := UnsealProgress{Done: !n.keys.sealed()}
+	if cl, ok := n.store.Cluster(); ok {
+		var deal shares.Deal
+		if deal.UnmarshalBinary(cl.OperatorDeal) == nil {
+			p.Need = int(deal.Threshold)
+		}
+	}
+	n.operator.mu.Lock()
+	defer n.operator.mu.Unlock()
+	p.Have = len(n.operator.have)
+	return p
+}
+
+// SubmitShare takes one operator's share. A share is its holder's credential: a valid one is taken from
+// whoever enters it, a wrong one is refused by name and changes nothing, and nobody can cancel. With the
+// last one needed the node unseals, which is committed before it takes effect, and hands the root key to
+// the other members. If that commit fails, the shares stay and entering any of them again tries again.
+func (n *Node) SubmitShare(ctx context.Context, text string) (UnsealProgress, error) {
+	cl, ok := n.store.Cluster()
+	if !ok {
+		return UnsealProgress{}, ErrNotInitialised
+	}
+	var deal shares.Deal
+	if err := deal.UnmarshalBinary(cl.OperatorDeal); err != nil {
+		return UnsealProgress{}, fmt.Errorf("the operators' deal in the state: %w", err)
+	}
+	share, err := shares.ParseText(text)
+	if err != nil {
+		return UnsealProgress{}, err
+	}
+	if err := deal.Check(share); err != nil {
+		return UnsealProgress{}, err
+	}
+	need := int(deal.Threshold)
+	if !n.keys.sealed() && !cl.Sealed {
+		share.Wipe()
+		return UnsealProgress{Need: need, Done: true}, nil
+	}
+
+	o := &n.operator
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.deal != deal.ID || time.Since(o.since) > operatorSharesLast {
+		o.drop()
+	}
+	if len(o.have) == 0 {
+		o.deal, o.since = deal.ID, time.Now()
+	}
+	if slices.ContainsFunc(o.have, func(s shares.Share) bool { return s.Index == share.Index }) {
+		index := share.Index
+		share.Wipe()
+		if len(o.have) < need {
+			return UnsealProgress{Have: len(o.have), Need: need}, &shares.DuplicateShareError{Index: index}
+		}
+	} else {
+		o.have = append(o.have, share)
+	}
+	if len(o.have) < need {
+		return UnsealProgress{Have: len(o.have), Need: need}, nil
+	}
+	if err := n.unsealByOperators(ctx, cl, deal, o.have); err != nil {
+		return UnsealProgress{Have: len(o.have), Need: need}, err
+	}
+	o.drop()
+	return UnsealProgress{Have: need, Need: need, Done: true}, nil
+}
+
+func (n *Node) unsealByOperators(ctx context.Context, cl fsm.Cluster, deal shares.Deal, list []shares.Share) error {
+	seed, err := deal.Combine(list)
+	if err != nil {
+		return err
+	}
+	defer seed.Wipe()
+	root, err := keyring.OpenForOperators(seed, cl.OperatorRoot, keyring.Context{Cluster: cl.ID, Generation: cl.RootGeneration, Deal: deal.ID})
+	if err != nil {
+		return err
+	}
+	if err := n.unsealWith(ctx, root, cl, byOperators); err != nil {
+		return err
+	}
+	// One ceremony for the cluster: whoever is sealed now gets the root key too. Who is not reachable
+	// asks for shares when it is back.
+	n.wg.Go(func() { n.handRootOver(n.ctx) })
+	return nil
+}
+
+// unsealWith commits the record of this node's unsealing, then takes the keys into use. It owns root.
+func (n *Node) unsealWith(ctx context.Context, root keyring.Root, cl fsm.Cluster, method string) error {
+	ring, err := n.openRing(root, cl)
+	if err != nil {
+		root.Wipe()
+		return err
+	}
+	result, err := n.submit(ctx, n.unsealedCommand(n.cfg.ID, method))
+	if err == nil {
+		err = codeError(result)
+	}
+	if err != nil {
+		ring.Close()
+		root.Wipe()
+		return fmt.Errorf("record the unsealing: %w", err)
+	}
+	return n.takeKeys(ctx, ring, root, cl, result.Index)
+}
+
+// takeKeys installs keys once this node's state has the record of the unsealing, unless a seal came after.
+func (n *Node) takeKeys(ctx context.Context, ring *keyring.Keyring, root keyring.Root, cl fsm.Cluster, index uint64) error {
+	if err := n.store.WaitApplied(ctx, index); err != nil {
+		ring.Close()
+		root.Wipe()
+		return err
+	}
+	n.keys.install(ring, root, cl.RootGeneration)
+	if now, _ := n.store.Cluster(); now.Sealed || now.RootGeneration != cl.RootGeneration {
+		n.keys.seal()
+		return ErrSealed
+	}
+	n.log.Info("unsealed")
+	n.refreshDirectory()
+	return nil
+}
+
+func (n *Node) unsealedCommand(node, method string) fsm.Command {
+	return n.dutyCommand(fsm.KindUnsealed, &fsm.Unsealed{Node: node, Method: method}, unsealAudit(node, method))
+}
+
+func unsealAudit(node, method string) fsm.Audit {
+	return fsm.Audit{Action: "unseal", Resource: "node/" + node, Decision: fsm.Allowed, Detail: "method=" + method}
+}
+
+// sealedByFlag drops everything: hizo cluster seal has committed.
+func (n *Node) sealedByFlag() {
+	n.operator.clear()
+	n.calls.clear()
+	if n.keys.seal() {
+		n.log.Warn("sealed: the cluster was sealed; operators' shares unseal it")
+	}
+}
+
+// unsealLoop brings a sealed node back by quorum whenever that is possible: after a start, and when a node
+// set is dealt while it is sealed.
+func (n *Node) unsealLoop() {
+	const first, slowest = 100 * time.Millisecond, 5 * time.Second
+	pause := first
+	for {
+		changed := n.store.Changed()
+		attempt := n.keys.sealed() && n.quorumPossible()
+		if attempt {
+			ctx, cancel := context.WithTimeout(n.ctx, 20*time.Second)
+			err := n.unsealByQuorum(ctx)
+			cancel()
+			switch {
+			case err == nil:
+				pause = first
+				continue
+			case errors.Is(err, ErrNotAllowed):
+				// Every refusal is in the audit log: a refused node does not fill it.
+				pause = 12 * slowest
+			}
+			n.log.Info("not unsealed yet", "error", err)
+		}
+		if !attempt {
+			pause = first
+			select {
+			case <-changed:
+			case <-n.ctx.Done():
+				return
+			}
+			continue
+		}
+		timer := time.NewTimer(pause)
+		select {
+		case <-timer.C:
+		case <-n.ctx.Done():
+			timer.Stop()
+			return
+		}
+		pause = min(2*pause, slowest)
+	}
+}
+
+func (n *Node) quorumPossible() bool {
+	cl, ok := n.store.Cluster()
+	return ok && !cl.Sealed && cl.NodeEpoch != 0
+}
+
+// unsealByQuorum collects shares of the committed deal, its own first.
+func (n *Node) unsealByQuorum(ctx context.Context) error {
+	cl, _ := n.store.Cluster()
+	if cl.NodeEpoch == 0 {
+		return ErrNoNodeSet
+	}
+	stored, ok := n.store.Deal(cl.NodeEpoch)
+	if !ok {
+		return fmt.Errorf("deal %d is not in the state", cl.NodeEpoch)
+	}
+	var deal shares.Deal
+	if err := deal.UnmarshalBinary(stored.Body); err != nil {
+		return fmt.Errorf("deal %d: %w", cl.NodeEpoch, err)
+	}
+	var have []shares.Share
+	defer func() {
+		for _, s := range have {
+			s.Wipe()
+		}
+	}()
+	if own, err := n.shares.get(ctx, stored.Epoch, deal); err == nil {
+		have = append(have, own)
+	} else {
+		n.log.Info("this node has no share of its own", "epoch", stored.Epoch, "error", err)
+	}
+	asked, err := n.collectShares(ctx, stored, deal, int(deal.Threshold)-len(have))
+	have = append(have, asked...)
+	if len(have) < int(deal.Threshold) {
+		return errors.Join(&shares.TooFewError{Have: len(have), Need: int(deal.Threshold)}, err)
+	}
+	secret, err := deal.Combine(have)
+	if err != nil {
+		return err
+	}
+	defer secret.Wipe()
+	root, err := keyring.OpenForNodes(secret, stored.Root, keyring.Context{Cluster: cl.ID, Generation: stored.RootGeneration, Deal: deal.ID})
+	if err != nil {
+		return err
+	}
+	return n.unsealWith(ctx, root, cl, byQuorum)
+}
+
+// collectShares asks the deal's members for shares, at first as many as are needed and one more for each
+// that fails: every share asked for is a record in the log. Each is checked when it arrives.
+func (n *Node) collectShares(ctx context.Context, stored fsm.Deal, deal shares.Deal, need int) ([]shares.Share, error) {
+	var ask []string
+	for _, id := range stored.Members {
+		if _, member := n.store.Member(id); member && id != n.cfg.ID {
+			ask = append(ask, id)
+		}
+	}
+	type answer struct {
+		share shares.Share
+		err   error
+	}
+	answers := make(chan answer, len(ask))
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	started, finished := 0, 0
+	start := func() {
+		id := ask[started]
+		started++
+		go func() {
+			share, err := n.askShare(ctx, id, stored.Epoch, deal)
+			answers <- answer{share, err}
+		}()
+	}
+	var have []shares.Share
+	var errs []error
+	for len(have) < need {
+		for started < len(ask) && started-finished < need-len(have) {
+			start()
+		}
+		if finished == started {
+			break
+		}
+		a := <-answers
+		finished++
+		if a.err != nil {
+			errs = append(errs, a.err)
+			continue
+		}
+		have = append(have, a.share)
+	}
+	return have, errors.Join(errs...)
+}
+
+func shareInfo(cluster [16]byte, epoch uint64, holder, node string) []byte {
+	b := aad.AppendString(nil, "hizo/share/release/v1")
+	b = aad.AppendBytes(b, cluster[:])
+	b = aad.AppendUint64(b, epoch)
+	b = aad.AppendString(b, holder)
+	return aad.AppendString(b, node)
+}
+
+// askShare asks one member, with a key made for this call.
+func (n *Node) askShare(ctx context.Context, holder string, epoch uint64, deal shares.Deal) (shares.Share, error) {
+	key, err := hybrid.NewKey()
+	if err != nil {
+		return shares.Share{}, err
+	}
+	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	defer cancel()
+	reply, err := n.peers.of(holder).Share(ctx, &peerpb.ShareRequest{Epoch: epoch, PublicKey: key.Public()})
+	if err != nil {
+		return shares.Share{}, fmt.Errorf("%s: %w", holder, peerError(err))
+	}
+	plain, err := key.Open(reply.Sealed, shareInfo(deal.Cluster, epoch, holder, n.cfg.ID))
+	if err != nil {
+		return shares.Share{}, fmt.Errorf("%s: %w", holder, err)
+	}
+	defer plain.Wipe()
+	var share shares.Share
+	if err := share.UnmarshalBinary(plain.Reveal()); err != nil {
+		return shares.Share{}, fmt.Errorf("%s: %w", holder, err)
+	}
+	if err := deal.Check(share); err != nil {
+		share.Wipe()
+		return shares.Share{}, fmt.Errorf("%s: %w", holder, err)
+	}
+	return share, nil
+}
+
+// releaseShare is the other end: this node's share for a member, once the record of it has committed. That
+// record is also the check: Apply refuses members that are unknown, not approved or quarantined, and
+// everything while the cluster is sealed by flag, as of the log and not as of this node's view.
+func (n *Node) releaseShare(ctx context.Context, to fsm.Member, epoch uint64, public []byte) ([]byte, error) {
+	if err := n.checkMember(to); err != nil {
+		return nil, err
+	}
+	if err := hybrid.CheckPublic(public); err != nil {
+		return nil, err
+	}
+	cl, ok := n.store.Cluster()
+	if !ok {
+		return nil, ErrNotInitialised
+	}
+	stored, ok := n.store.Deal(epoch)
+	if !ok || epoch != cl.NodeEpoch {
+		return nil, fmt.Errorf("epoch %d is not the current one: %w", epoch, ErrNotAllowed)
+	}
+	var deal shares.Deal
+	if err := deal.UnmarshalBinary(stored.Body); err != nil {
+		return nil, err
+	}
+	share, err := n.shares.get(ctx, epoch, deal)
+	if err != nil {
+		return nil, err
+	}
+	defer share.Wipe()
+	result, err := n.submit(ctx, n.dutyCommand(fsm.KindShareRelease,
+		&fsm.ShareRelease{Epoch: epoch, Holder: n.cfg.ID, Node: to.ID}, shareReleaseAudit(n.cfg.ID, to.ID, epoch)))
+	if err != nil {
+		return nil, err
+	}
+	if err := codeError(result); err != nil {
+		return nil, err
+	}
+	plain, err := share.MarshalBinary()
+	if err != nil {
+		return nil, err
+	}
+	defer clear(plain)
+	return hybrid.Seal(public, shareInfo(cl.ID, epoch, n.cfg.ID, to.ID), plain)
+}
+
+func shareReleaseAudit(holder, node string, epoch uint64) fsm.Audit {
+	return fsm.Audit{Action: "share.release", Resource: "node/" + node, Decision: fsm.Allowed, Detail: fmt.Sprintf("holder=%s epoch=%d", holder, epoch)}
+}
+
+// handRootOver gives the root key to every approved member that is sealed: operators' shares were entered
+// here, and one ceremony is enough. It never happens on a member's request, which would make one peer's
+// word as good as a quorum of shares.
+func (n *Node) handRootOver(ctx context.Context) {
+	cl, _ := n.store.Cluster()
+	var wg sync.WaitGroup
+	for _, m := range n.store.Members() {
+		if m.ID == n.cfg.ID || !m.Approved || m.Quarantined {
+			continue
+		}
+		wg.Go(func() {
+			ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+			defer cancel()
+			if err := n.handRootTo(ctx, m, cl); err != nil && !errors.Is(err, errNotSealed) {
+				n.log.Info("the root key was not handed over", "to", m.ID, "error", err)
+			}
+		})
+	}
+	wg.Wait()
+}
+
+var errNotSealed = errors.New("this member is not sealed")
+
+func (n *Node) handRootTo(ctx context.Context, m fsm.Member, cl fsm.Cluster) error {
+	if err := n.checkMember(m); err != nil {
+		return err
+	}
+	peer := n.peers.of(m.ID)
+	status, err := peer.Status(ctx, &peerpb.StatusRequest{})
+	if err != nil {
+		return peerError(err)
+	}
+	if !status.Sealed {
+		return errNotSealed
+	}
+	call, err := peer.CallKey(ctx, &peerpb.CallKeyRequest{})
+	if err != nil {
+		return peerError(err)
+	}
+	result, err := n.submit(ctx, n.unsealedCommand(m.ID, byOperators))
+	if err != nil {
+		return err
+	}
+	if err := codeError(result); err != nil {
+		return err
+	}
+	var sealed []byte
+	err = n.keys.withRoot(func(root keyring.Root, generation uint32) error {
+		sealed, err = keyring.SealRootTo(call.PublicKey, root, keyring.Context{Cluster: cl.ID, Generation: generation}, m.ID)
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	if _, err := peer.TakeRoot(ctx, &peerpb.TakeRootRequest{CallKey: call.Id, Sealed: sealed, Index: result.Index}); err != nil {
+		return peerError(err)
+	}
+	n.log.Info("handed the root key over", "to", m.ID)
+	return nil
+}
+
+// takeRoot is the other end. The fingerprint in the replicated state and the MAC under the root itself say
+// whether it is the right one; whose it is, the stream says.
+func (n *Node) takeRoot(ctx context.Context, from fsm.Member, req *peerpb.TakeRootRequest) error {
+	if err := n.store.WaitApplied(ctx, req.Index); err != nil {
+		return err
+	}
+	cl, ok := n.store.Cluster()
+	if !ok {
+		return ErrNotInitialised
+	}
+	if !n.keys.sealed() {
+		return nil
+	}
+	key, err := n.calls.take(req.CallKey, from.ID)
+	if err != nil {
+		return err
+	}
+	root, err := keyring.OpenRoot(key, req.Sealed, keyring.Context{Cluster: cl.ID, Generation: cl.RootGeneration}, n.cfg.ID)
+	if err != nil {
+		return err
+	}
+	ring, err := n.openRing(root, cl)
+	if err != nil {
+		root.Wipe()
+		return err
+	}
+	if err := verifyMAC(ring, cl.MACGeneration, fsm.MACDomainMember, from.MACBody(), from.MAC); err != nil {
+		ring.Close()
+		root.Wipe()
+		return fmt.Errorf("member %s: %w", from.ID, err)
+	}
+	return n.takeKeys(ctx, ring, root, cl, req.Index)
+}
