@@ -1,3 +1,5 @@
+// Package hizov1 is the wire contract between clients and the cluster: generated messages and services,
+// and the names that go with them.
 package hizov1
 
 // Metadata keys of every call.

@@ -1,0 +1,252 @@
+package api
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"time"
+
+	"google.golang.org/protobuf/proto"
+
+	"github.com/hizo/hizo/api/hizov1"
+	"github.com/hizo/hizo/api/policy"
+	"github.com/hizo/hizo/cluster"
+	"github.com/hizo/hizo/crypto/keyring"
+	"github.com/hizo/hizo/fsm"
+)
+
+// rounds is how often a request is decided anew when what its decision rested on has changed by the
+// time the record applies.
+const rounds = 3
+
+// gate is the one way that every call goes:
+//
+//	authenticate → authorise → (encrypt) → propose → (apply) → release
+//
+// A service says what it wants in a call; it never sees a token, never decides, never proposes and
+// never decrypts before the gate has handed it the result of Apply. What a crash leaves behind: before
+// the proposal nothing; after it a record in the log, of which the client may or may not have heard.
+type gate struct {
+	node    Node
+	limits  Limits
+	clock   func() time.Time
+	log     *slog.Logger
+	callers *callers
+	verdict *verdicts
+	policy  policies
+	floods  *floods
+}
+
+// footing is what a call stands on: the state and the keys of an unsealed leader.
+type footing struct {
+	store   *fsm.Store
+	keys    *keyring.Keyring
+	cluster fsm.Cluster
+}
+
+// footing refuses unless this node leads, unsealed. A leader that has lost its lead without knowing
+// still gets no further than Propose.
+func (g *gate) footing() (footing, error) {
+	if !g.node.Initialised() {
+		return footing{}, cluster.ErrNotInitialised
+	}
+	leads := g.node.IsLeader()
+	if !leads {
+		if leader, ok := g.node.Leader(); ok {
+			return footing{}, &cluster.NotLeaderError{Leader: leader}
+		}
+	}
+	keys, err := g.node.Keyring()
+	if err != nil {
+		return footing{}, err // sealed: more useful than "no leader"
+	}
+	if !leads {
+		return footing{}, &cluster.NotLeaderError{}
+	}
+	store := g.node.Store()
+	c, ok := store.Cluster()
+	if !ok {
+		return footing{}, cluster.ErrNotInitialised
+	}
+	return footing{store: store, keys: keys, cluster: c}, nil
+}
+
+// now is cluster time as the next entry will have it, in Unix milliseconds. It never lags behind what
+// has applied.
+func (g *gate) now(store *fsm.Store) int64 { return max(store.Time(), g.clock().UnixMilli()) }
+
+// target is one thing that a call wants to do. Each gets an audit leaf of its own.
+type target struct {
+	action   policy.Action
+	resource policy.Resource
+	name     string // of the resource, as the audit record has it
+	detail   string // readable extra of the record
+}
+
+// call is what a service wants done.
+type call struct {
+	method  string // "SecretService/Put"; part of a mutation's fingerprint
+	kind    fsm.Kind
+	targets []target
+	self    policy.Action // instead of targets: an action on the caller itself
+	// message is the request of a mutation, which demands a request id and is remembered. nil: a read.
+	message proto.Message
+	reason  string // kept sealed in the record
+	// body makes the command's body, in each round anew. It may refuse: a *denial is recorded as such.
+	body func(r *round) (any, error)
+	// propose is Node.Propose unless set.
+	propose func(ctx context.Context, cmd fsm.Command) (fsm.Result, error)
+}
+
+// round is one attempt of a call.
+type round struct {
+	footing
+	number  int // from 0
+	caller  *caller
+	targets []target
+	origin  origin
+	now     int64
+	request [16]byte
+	reads   []fsm.Read
+	shared  bool // reads belongs to a cache: copy before appending
+}
+
+// rest adds an object to what the decision rests on.
+func (r *round) rest(object string) {
+	if r.shared {
+		r.reads, r.shared = append(make([]fsm.Read, 0, len(r.reads)+2), r.reads...), false
+	}
+	r.reads = append(r.reads, fsm.Read{Object: object, Index: r.store.Index(object)})
+}
+
+// mac authenticates a record that grants something.
+func (f footing) mac(record fsm.MACed) ([]byte, error) {
+	return f.keys.MAC(f.cluster.MACGeneration, record.MACDomain(), record.MACBody())
+}
+
+// denial is a refusal by rules that are not policies, such as the grant matrix.
+type denial struct{ why string }
+
+func (d *denial) Error() string { return d.why }
+
+// answer is what has committed and applied.
+type answer struct {
+	footing
+	fsm.Result
+	caller *caller
+	origin origin
+	now    int64
+}
+
+// do takes a call through. It returns after the record has applied; a value may leave only then.
+func (g *gate) do(ctx context.Context, c *call) (*answer, error) {
+	from := originOf(ctx)
+	var request [16]byte
+	if c.message != nil {
+		var err error
+		if request, err = requestID(ctx); err != nil {
+			return nil, err
+		}
+	}
+	for n := range rounds {
+		foot, err := g.footing()
+		if err != nil {
+			return nil, err
+		}
+		r := &round{footing: foot, number: n, origin: from, request: request, now: g.now(foot.store)}
+		if r.caller, err = g.authenticate(r); err != nil {
+			return nil, err
+		}
+		if n == 0 {
+			if wait, ok := r.caller.allow(g.clock()); !ok {
+				g.floods.limited(r.caller)
+				return nil, rateLimited(wait)
+			}
+		}
+		if r.targets = c.targets; c.self != "" {
+			r.targets = []target{onIdentity(c.self, r.caller.principal)}
+		}
+		a, err := g.try(ctx, c, r)
+		if !errors.Is(err, errSuperseded) {
+			return a, err
+		}
+	}
+	return nil, fault(hizov1.ReasonSuperseded)
+}
+
+// errSuperseded says that a round has to be repeated.
+var errSuperseded = errors.New("superseded")
+
+// try is one round.
+func (g *gate) try(ctx context.Context, c *call, r *round) (*answer, error) {
+	verdicts, err := g.authorise(r)
+	if err != nil {
+		return nil, err
+	}
+	if v := firstDenied(verdicts); v != nil {
+		return nil, g.refuse(ctx, c, r, verdicts, v)
+	}
+	cmd := fsm.Command{
+		Format: fsm.CommandFormat, Kind: c.kind, Principal: r.caller.text, Request: r.request,
+	}
+	if c.body != nil {
+		body, err := c.body(r)
+		if d, ok := errors.AsType[*denial](err); ok {
+			return nil, g.refuse(ctx, c, r, verdicts, &verdict{missing: d.why})
+		}
+		if err != nil {
+			return nil, err
+		}
+		cmd.Body = fsm.EncodeBody(c.kind, body)
+	}
+	if c.message != nil {
+		if cmd.Fingerprint, err = fingerprint(r.footing, c.method, c.message); err != nil {
+			return nil, err
+		}
+	}
+	if cmd.Audits, err = g.audits(c, r, verdicts); err != nil {
+		return nil, err
+	}
+	cmd.Reads = r.reads
+	propose := g.node.Propose
+	if c.propose != nil {
+		propose = c.propose
+	}
+	result, err := propose(ctx, cmd)
+	if err != nil {
+		return nil, err
+	}
+	if result.Code == fsm.CodeSuperseded {
+		g.forget(r)
+		return nil, errSuperseded
+	}
+	if result.Code == fsm.CodeExpired {
+		return nil, fault(hizov1.ReasonUnauthenticated) // the token, by the time the record applied
+	}
+	if err := outcome(result); err != nil {
+		return nil, err
+	}
+	return &answer{footing: r.footing, Result: result, caller: r.caller, origin: r.origin, now: r.now}, nil
+}
+
+// refuse records a denial, and only then says no.
+func (g *gate) refuse(ctx context.Context, c *call, r *round, verdicts []*verdict, why *verdict) error {
+	if !g.floods.deny(r, r.targets[0]) {
+		return rateLimited(g.limits.Denials.Every)
+	}
+	audits, err := g.denials(c, r, verdicts, why)
+	if err != nil {
+		return err
+	}
+	result, err := g.node.Propose(ctx, fsm.Command{
+		Format: fsm.CommandFormat, Kind: fsm.KindRecord, Principal: r.caller.text, Reads: r.reads, Audits: audits,
+	})
+	if err != nil {
+		return err
+	}
+	if result.Code == fsm.CodeSuperseded {
+		g.forget(r)
+		return errSuperseded
+	}
+	return why.denied(g, r)
+}

@@ -1,0 +1,74 @@
+package api
+
+import (
+	"cmp"
+	"time"
+
+	"github.com/hizo/hizo/api/auth"
+	"github.com/hizo/hizo/api/policy"
+)
+
+// Limits bound what clients may send and hold. Zero values take the defaults.
+type Limits struct {
+	Message  int // bytes of one gRPC message, in both directions
+	Value    int // bytes of one version: all names and values of its fields
+	Fields   int // fields of one version
+	Text     int // bytes of a reason or another free text
+	ListPage int // items of one page
+	Refs     int // references of one Inject
+	Versions int // version numbers of one Delete, Undelete or Destroy
+	Policy   int // bytes of one policy
+
+	Streams    uint32        // concurrent calls per connection
+	Handshakes int           // TLS handshakes at a time, all connections together
+	Handshake  time.Duration // each must be done by then
+	Tails      int           // open audit tails and exports
+
+	Principal auth.Rate          // requests of one principal
+	Denials   auth.Rate          // denials of one principal that get a record of their own; the rest is counted
+	Anonymous auth.LimiterConfig // attempts without a valid token
+
+	Hashing int // argon2id computations at a time
+}
+
+// DefaultLimits are the ones documented in docs/limits.md.
+var defaultLimits = Limits{
+	Message:  1 << 20,
+	Value:    512 << 10,
+	Fields:   64,
+	Text:     1 << 10,
+	ListPage: 1000,
+	Refs:     64,
+	Versions: 100,
+	Policy:   policy.MaxText,
+
+	Streams:    512,
+	Handshakes: 64,
+	Handshake:  5 * time.Second,
+	Tails:      64,
+
+	Principal: auth.Rate{Every: 20 * time.Microsecond, Burst: 20_000},
+	Denials:   auth.Rate{Every: 200 * time.Millisecond, Burst: 50},
+	Anonymous: auth.LimiterConfig{Address: auth.Rate{Every: 100 * time.Millisecond, Burst: 60}},
+
+	Hashing: 2,
+}
+
+func (l Limits) withDefaults() Limits {
+	d := defaultLimits
+	return Limits{
+		Message: cmp.Or(l.Message, d.Message), Value: cmp.Or(l.Value, d.Value),
+		Fields: cmp.Or(l.Fields, d.Fields), Text: cmp.Or(l.Text, d.Text),
+		ListPage: cmp.Or(l.ListPage, d.ListPage), Refs: cmp.Or(l.Refs, d.Refs),
+		Versions: cmp.Or(l.Versions, d.Versions), Policy: cmp.Or(l.Policy, d.Policy),
+		Streams: cmp.Or(l.Streams, d.Streams), Handshakes: cmp.Or(l.Handshakes, d.Handshakes),
+		Handshake: cmp.Or(l.Handshake, d.Handshake), Tails: cmp.Or(l.Tails, d.Tails),
+		Principal: cmp.Or(l.Principal, d.Principal), Denials: cmp.Or(l.Denials, d.Denials),
+		Anonymous: anonymous(l.Anonymous, d.Anonymous), Hashing: cmp.Or(l.Hashing, d.Hashing),
+	}
+}
+
+func anonymous(l, d auth.LimiterConfig) auth.LimiterConfig {
+	l.Address = cmp.Or(l.Address, d.Address)
+	return l
+}

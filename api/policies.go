@@ -1,0 +1,204 @@
+package api
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/hizo/hizo/api/hizov1"
+	"github.com/hizo/hizo/api/name"
+	"github.com/hizo/hizo/api/policy"
+	"github.com/hizo/hizo/fsm"
+)
+
+// policyService keeps the policies that SecurityEngineers put.
+type policyService struct {
+	hizov1.UnimplementedPolicyServiceServer
+	*Server
+}
+
+// policyName refuses what no put policy can be called, shipped ones with their own words.
+func policyName(n string) error {
+	if strings.HasPrefix(n, policy.ShippedPrefix) {
+		return &Error{Reason: hizov1.ReasonInvalid, Message: "shipped policies are part of the server and can't be changed: put a policy of another name",
+			Info: map[string]string{hizov1.InfoField: "name"}}
+	}
+	_, err := name.Policy(n)
+	return err
+}
+
+func onPolicy(action policy.Action, n string) target {
+	return target{action: action, resource: policy.System(), name: "policy/" + n}
+}
+
+// PutPolicy stores a policy, if it is valid and fits beside the others.
+func (s *policyService) PutPolicy(ctx context.Context, req *hizov1.PutPolicyRequest) (*hizov1.Policy, error) {
+	if err := policyName(req.GetName()); err != nil {
+		return nil, err
+	}
+	if len(req.GetText()) > s.limits.Policy {
+		return nil, invalid("text", "a policy has at most %d bytes: split it", s.limits.Policy)
+	}
+	if err := policy.Validate(req.GetName(), req.GetText()); err != nil {
+		return nil, err
+	}
+	answer, err := s.gate.do(ctx, &call{
+		method: "PolicyService/PutPolicy", kind: fsm.KindPolicyPut, message: req,
+		targets: []target{onPolicy(policy.PolicyPut, req.GetName())},
+		body: func(r *round) (any, error) {
+			// The read set holds the policies' index: the set checked here is the one it joins.
+			sources := []policy.Source{{Name: req.GetName(), Text: req.GetText()}}
+			for _, p := range r.store.Policies() {
+				if p.Name != req.GetName() {
+					sources = append(sources, policy.Source{Name: p.Name, Text: p.Text})
+				}
+			}
+			if _, err := policy.Compile(sources); err != nil {
+				return nil, err
+			}
+			p := fsm.Policy{Name: req.GetName(), Text: req.GetText(), By: r.caller.text, Created: r.now}
+			var err error
+			p.MAC, err = r.mac(p)
+			return &fsm.PolicyPut{Policy: p}, err
+		},
+	})
+	if err != nil {
+		return nil, err
+	}
+	return &hizov1.Policy{Name: req.GetName(), Text: req.GetText(), By: answer.caller.text, CreatedUnix: answer.Time / 1000}, nil
+}
+
+// ListPolicies lists the shipped policies, then the others by name.
+func (s *policyService) ListPolicies(ctx context.Context, _ *hizov1.ListPoliciesRequest) (*hizov1.ListPoliciesResponse, error) {
+	answer, err := s.gate.do(ctx, &call{kind: fsm.KindRecord, targets: []target{onSystem(policy.PolicyList)}})
+	if err != nil {
+		return nil, err
+	}
+	out := &hizov1.ListPoliciesResponse{}
+	for _, p := range policy.Shipped() {
+		out.Policies = append(out.Policies, &hizov1.Policy{Name: p.Name, Text: p.Text, Shipped: true})
+	}
+	for _, p := range answer.store.Policies() {
+		out.Policies = append(out.Policies, policyOut(p))
+	}
+	return out, nil
+}
+
+func policyOut(p fsm.Policy) *hizov1.Policy {
+	return &hizov1.Policy{Name: p.Name, Text: p.Text, By: p.By, CreatedUnix: p.Created / 1000}
+}
+
+// GetPolicy returns one policy.
+func (s *policyService) GetPolicy(ctx context.Context, req *hizov1.GetPolicyRequest) (*hizov1.Policy, error) {
+	n := req.GetName()
+	if len(n) > name.MaxPath {
+		return nil, invalid("name", "no policy has so long a name")
+	}
+	if !strings.HasPrefix(n, policy.ShippedPrefix) {
+		if err := policyName(n); err != nil {
+			return nil, err
+		}
+	}
+	answer, err := s.gate.do(ctx, &call{kind: fsm.KindRecord, targets: []target{onPolicy(policy.PolicyGet, n)}})
+	if err != nil {
+		return nil, err
+	}
+	for _, p := range policy.Shipped() {
+		if p.Name == n {
+			return &hizov1.Policy{Name: p.Name, Text: p.Text, Shipped: true}, nil
+		}
+	}
+	p, ok := answer.store.Policy(n)
+	if !ok {
+		return nil, fault(hizov1.ReasonNotFound)
+	}
+	return policyOut(p), nil
+}
+
+// DeletePolicy removes a policy.
+func (s *policyService) DeletePolicy(ctx context.Context, req *hizov1.DeletePolicyRequest) (*hizov1.DeletePolicyResponse, error) {
+	if err := policyName(req.GetName()); err != nil {
+		return nil, err
+	}
+	_, err := s.gate.do(ctx, &call{
+		method: "PolicyService/DeletePolicy", kind: fsm.KindPolicyDelete, message: req,
+		targets: []target{onPolicy(policy.PolicyDelete, req.GetName())},
+		body:    func(*round) (any, error) { return &fsm.PolicyDelete{Name: req.GetName()}, nil },
+	})
+	if err != nil {
+		return nil, err
+	}
+	return &hizov1.DeletePolicyResponse{}, nil
+}
+
+// Explain says which policies decide a request, as things are now, and what is missing.
+func (s *policyService) Explain(ctx context.Context, req *hizov1.ExplainRequest) (*hizov1.ExplainResponse, error) {
+	p, err := name.ParsePrincipal(req.GetPrincipal())
+	if err != nil {
+		return nil, err
+	}
+	resource, err := resourceOf(policy.Action(req.GetAction()), req.GetResource())
+	if err != nil {
+		return nil, err
+	}
+	t := onIdentity(policy.PolicyExplain, p)
+	t.detail = req.GetAction() + " " + req.GetResource()
+	answer, err := s.gate.do(ctx, &call{kind: fsm.KindRecord, targets: []target{t}})
+	if err != nil {
+		return nil, err
+	}
+	set, _, err := s.gate.policy.get(s.gate, answer.footing)
+	if err != nil {
+		return nil, err
+	}
+	roles, err := s.gate.roles(answer.footing, p.String())
+	if err != nil {
+		return nil, err
+	}
+	e := set.Explain(policy.Request{
+		Principal: p, Roles: roles, Action: policy.Action(req.GetAction()), Resource: resource,
+		Time: time.UnixMilli(answer.now), Addr: answer.origin.addr,
+	})
+	out := &hizov1.ExplainResponse{Allowed: e.Allowed, Policies: e.Policies, Errors: e.Errors, Missing: e.Missing}
+	enabled, err := s.gate.enabled(answer.footing, p)
+	if err != nil {
+		return nil, err
+	}
+	if !enabled {
+		out.Allowed = false
+		out.Missing = append([]string{fmt.Sprintf("%s does not exist or is disabled", p)}, out.Missing...)
+	}
+	return out, nil
+}
+
+// resourceOf reads the resource of an explanation: "VAULT/PATH", "VAULT", "user/NAME", …, or nothing.
+// What kind it is follows from the action.
+func resourceOf(action policy.Action, text string) (policy.Resource, error) {
+	if !policy.IsAction(action) {
+		return policy.Resource{}, invalid("action", "there is no such action: see docs/policies.md")
+	}
+	if len(text) > name.MaxVault+1+name.MaxPath {
+		return policy.Resource{}, invalid("resource", "no resource has so long a name")
+	}
+	if text == "" {
+		return policy.System(), nil
+	}
+	switch action {
+	case policy.List, policy.VaultCreate:
+		_, err := name.Vault(text)
+		return policy.Vault(text), err
+	case policy.Reveal, policy.Inject, policy.Put, policy.Versions, policy.Delete, policy.Undelete, policy.Destroy:
+		r, err := name.ParseResource(text)
+		return policy.Secret(r.Vault, r.Path), err
+	case policy.RoleGrant, policy.RoleRevoke:
+		if !policy.IsRole(text) {
+			return policy.Resource{}, invalid("resource", "there is no such role; the roles are %s", strings.Join(policy.Roles(), ", "))
+		}
+		return policy.Role(text), nil
+	}
+	if p, err := name.ParsePrincipal(text); err == nil {
+		return policy.Identity(p), nil
+	}
+	return policy.System(), nil
+}

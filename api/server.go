@@ -1,0 +1,153 @@
+// Package api serves the clients of a cluster: login, secrets, identities, policies, audit, cluster.
+//
+// Every call but the ceremonies of a cluster without keys (Init, Status, Unseal) goes one way, through
+// the gate (gate.go); the services say what they want and translate. A node that does not lead answers
+// NOT_LEADER and never touches a value.
+package api
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"log/slog"
+	"net"
+	"sync"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/health/grpc_health_v1"
+	"google.golang.org/grpc/reflection"
+
+	"github.com/hizo/hizo/api/auth"
+	"github.com/hizo/hizo/api/hizov1"
+	"github.com/hizo/hizo/cluster"
+	"github.com/hizo/hizo/crypto/keyring"
+	"github.com/hizo/hizo/fsm"
+)
+
+// Node is what the API stands on; *cluster.Node is one.
+type Node interface {
+	Log
+	Ceremonies
+	Membership
+
+	Initialised() bool
+	IsLeader() bool
+	Leader() (cluster.LeaderInfo, bool)
+	Keyring() (*keyring.Keyring, error)
+	Status() cluster.Status
+	ClientCertificate() (*tls.Certificate, error)
+}
+
+// Log is the replicated log and the state it has made.
+type Log interface {
+	Propose(ctx context.Context, cmd fsm.Command) (fsm.Result, error)
+	ProposeAfter(ctx context.Context, cmd fsm.Command, enqueued func()) (fsm.Result, error)
+	Store() *fsm.Store
+}
+
+// Ceremonies begin or unseal a cluster.
+type Ceremonies interface {
+	Init(ctx context.Context, req cluster.InitRequest) (cluster.InitResult, error)
+	SubmitShare(ctx context.Context, text string) (cluster.UnsealProgress, error)
+	Progress() cluster.UnsealProgress
+}
+
+// Config of a Server.
+type Config struct {
+	Node           Node
+	BootstrapToken string // of an uninitialised node; empty: it can't be initialised here
+	Development    bool   // hizod dev: Init marks the cluster
+	Limits         Limits
+	Passwords      auth.Params      // zero: auth.DefaultParams
+	Clock          func() time.Time // nil: time.Now
+	Logger         *slog.Logger
+	Version        string
+}
+
+// Server serves the API of one node.
+type Server struct {
+	conf   Config
+	node   Node
+	limits Limits
+	log    *slog.Logger
+	gate   *gate
+	hasher *auth.Hasher
+	paths  *reservations
+	tails  chan struct{} // held by open tails and exports
+	grpc   *grpc.Server
+
+	ctx  context.Context // ends open streams and background work
+	stop context.CancelFunc
+	wg   sync.WaitGroup
+}
+
+// NewServer makes a Server. Shutdown ends it, whether or not it has served.
+func NewServer(c Config) (*Server, error) {
+	c.Limits = c.Limits.withDefaults()
+	if c.Clock == nil {
+		c.Clock = time.Now
+	}
+	if c.Logger == nil {
+		c.Logger = slog.New(slog.DiscardHandler)
+	}
+	if c.Passwords == (auth.Params{}) {
+		c.Passwords = auth.DefaultParams
+	}
+	hasher, err := auth.NewHasher(c.Passwords, c.Limits.Hashing)
+	if err != nil {
+		return nil, err
+	}
+	s := &Server{
+		conf: c, node: c.Node, limits: c.Limits, log: c.Logger.With("component", "api"), hasher: hasher,
+		paths: newReservations(), tails: make(chan struct{}, c.Limits.Tails),
+	}
+	s.gate = &gate{
+		node: c.Node, limits: c.Limits, clock: c.Clock, log: s.log,
+		callers: newCallers(), verdict: newVerdicts(), floods: newFloods(c.Limits),
+	}
+	s.grpc = grpc.NewServer(s.options()...)
+	s.register(s.grpc)
+	s.ctx, s.stop = context.WithCancel(context.Background())
+	s.wg.Go(func() { s.gate.recordFloods(s.ctx) })
+	return s, nil
+}
+
+func (s *Server) register(r *grpc.Server) {
+	hizov1.RegisterAuthServiceServer(r, &authService{Server: s})
+	hizov1.RegisterVaultServiceServer(r, &vaultService{Server: s})
+	hizov1.RegisterSecretServiceServer(r, &secretService{Server: s})
+	hizov1.RegisterIdentityServiceServer(r, &identityService{Server: s})
+	hizov1.RegisterPolicyServiceServer(r, &policyService{Server: s})
+	hizov1.RegisterAuditServiceServer(r, &auditService{Server: s})
+	hizov1.RegisterClusterServiceServer(r, &clusterService{Server: s})
+	grpc_health_v1.RegisterHealthServer(r, &healthService{Server: s})
+	reflection.Register(r)
+}
+
+// Serve serves clients on listener until Shutdown.
+func (s *Server) Serve(listener net.Listener) error {
+	if err := s.grpc.Serve(listener); !errors.Is(err, grpc.ErrServerStopped) {
+		return err
+	}
+	return nil
+}
+
+// Shutdown lets calls finish while ctx lasts, ends open streams, and writes down what was counted.
+func (s *Server) Shutdown(ctx context.Context) error {
+	s.stop() // tails end, and with them what GracefulStop would wait for
+	s.wg.Wait()
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		s.grpc.GracefulStop()
+	}()
+	select {
+	case <-done:
+		return nil
+	case <-ctx.Done():
+		s.grpc.Stop()
+		<-done
+		return ctx.Err()
+	}
+}

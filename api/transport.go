@@ -1,0 +1,159 @@
+package api
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"net"
+	"runtime/debug"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/credentials"
+	"google.golang.org/grpc/keepalive"
+	"google.golang.org/grpc/status"
+
+	"github.com/hizo/hizo/api/hizov1"
+)
+
+// options are those of the gRPC server: bounds on everything that a client can make it hold, and the
+// interceptors.
+func (s *Server) options() []grpc.ServerOption {
+	return []grpc.ServerOption{
+		grpc.Creds(&handshakes{
+			TransportCredentials: credentials.NewTLS(s.tls()),
+			slots:                make(chan struct{}, s.limits.Handshakes),
+		}),
+		grpc.ConnectionTimeout(s.limits.Handshake),
+		grpc.MaxRecvMsgSize(s.limits.Message),
+		grpc.MaxSendMsgSize(2 * s.limits.Message), // an answer holds names and proofs beside the value
+		grpc.MaxConcurrentStreams(s.limits.Streams),
+		grpc.MaxHeaderListSize(16 << 10),
+		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 5 * time.Second, PermitWithoutStream: true}),
+		grpc.KeepaliveParams(keepalive.ServerParameters{
+			MaxConnectionIdle: 15 * time.Minute, Time: 30 * time.Second, Timeout: 10 * time.Second,
+		}),
+		grpc.ChainUnaryInterceptor(s.unary),
+		grpc.ChainStreamInterceptor(s.stream),
+	}
+}
+
+// tls is TLS 1.3, with the node's own certificate as it is at each handshake, and a client certificate of
+// the cluster's CA for those who have one. A certificate alone opens nothing: LoginCertificate asks the
+// state whose key it is.
+func (s *Server) tls() *tls.Config {
+	return &tls.Config{
+		MinVersion:             tls.VersionTLS13,
+		SessionTicketsDisabled: true,
+		NextProtos:             []string{"h2"},
+		GetCertificate:         func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return s.node.ClientCertificate() },
+		ClientAuth:             tls.RequestClientCert,
+		VerifyConnection:       s.verifyClient,
+	}
+}
+
+var errClientCertificate = errors.New("client certificate is not one of this cluster")
+
+// verifyClient checks the chain of a client certificate, by cluster time; dates beyond that the state
+// decides.
+func (s *Server) verifyClient(c tls.ConnectionState) error {
+	if len(c.PeerCertificates) == 0 {
+		return nil
+	}
+	st, ok := s.node.Store().Cluster()
+	if !ok {
+		return errClientCertificate
+	}
+	roots := x509.NewCertPool()
+	if !roots.AppendCertsFromPEM(st.CA) {
+		return errClientCertificate
+	}
+	if _, err := c.PeerCertificates[0].Verify(x509.VerifyOptions{
+		Roots: roots, CurrentTime: time.UnixMilli(s.gate.now(s.node.Store())), KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth},
+	}); err != nil {
+		return errClientCertificate
+	}
+	return nil
+}
+
+// handshakes bounds how many TLS handshakes run at a time: each costs an HSM signature. What comes above
+// is closed at once; a client tries again.
+type handshakes struct {
+	credentials.TransportCredentials
+	slots chan struct{}
+}
+
+var errHandshakes = errors.New("too many TLS handshakes at once")
+
+// ServerHandshake implements credentials.TransportCredentials.
+func (h *handshakes) ServerHandshake(conn net.Conn) (net.Conn, credentials.AuthInfo, error) {
+	select {
+	case h.slots <- struct{}{}:
+		defer func() { <-h.slots }()
+	default:
+		_ = conn.Close()
+		return nil, nil, errHandshakes
+	}
+	return h.TransportCredentials.ServerHandshake(conn)
+}
+
+// Clone implements credentials.TransportCredentials.
+func (h *handshakes) Clone() credentials.TransportCredentials {
+	return &handshakes{TransportCredentials: h.TransportCredentials.Clone(), slots: h.slots}
+}
+
+// unary turns whatever a service does into an answer that clients know. It prints neither messages nor
+// what a panic says of them.
+func (s *Server) unary(ctx context.Context, req any, info *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (out any, err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			out, err = nil, s.panicked(info.FullMethod, p)
+		}
+		err = s.finish(ctx, info.FullMethod, err)
+	}()
+	return handler(ctx, req)
+}
+
+func (s *Server) stream(srv any, stream grpc.ServerStream, info *grpc.StreamServerInfo, handler grpc.StreamHandler) (err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			err = s.panicked(info.FullMethod, p)
+		}
+		err = s.finish(stream.Context(), info.FullMethod, err)
+	}()
+	return handler(srv, stream)
+}
+
+// panicked logs where, never what: the value of a panic may quote a message.
+func (s *Server) panicked(method string, p any) error {
+	kind := "panic"
+	if e, ok := p.(error); ok {
+		if r, ok := errors.AsType[interface {
+			error
+			RuntimeError()
+		}](e); ok {
+			kind = r.Error() // the runtime's own words quote no data but numbers and types
+		}
+	}
+	s.log.Error("a request panicked", "method", method, "panic", kind, "stack", string(debug.Stack()))
+	return fault(hizov1.ReasonInternal)
+}
+
+// finish gives an error its one form. Only internal ones are logged: refusals are in the audit log.
+func (s *Server) finish(ctx context.Context, method string, err error) error {
+	if err == nil {
+		return nil
+	}
+	if _, ours := errors.AsType[*Error](err); !ours {
+		if st, ok := status.FromError(err); ok && st.Code() != codes.Unknown {
+			return err // gRPC's own: unimplemented, cancelled, …
+		}
+	}
+	e := toError(err)
+	if e.Reason == hizov1.ReasonInternal && ctx.Err() == nil {
+		s.log.Error("a request failed", "method", method, "error", e.cause)
+	}
+	return e.GRPCStatus().Err()
+}
