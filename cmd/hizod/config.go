@@ -1,0 +1,239 @@
+package main
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/goccy/go-yaml"
+)
+
+// maxConfigSize bounds a configuration file; real ones are below 4 KiB.
+const maxConfigSize = 1 << 20
+
+// Config is one node's configuration file. It holds no secret: the PIN and the join token are named by file.
+type Config struct {
+	Node    string        `yaml:"node"`     // this node's name, unique in the cluster; it never changes
+	DataDir string        `yaml:"data_dir"` // log, state, snapshots, share files; mode 0700
+	Peers   ListenConfig  `yaml:"peers"`    // Raft and the nodes' own calls
+	Clients ClientsConfig `yaml:"clients"`  // gRPC for clients
+	Gossip  GossipConfig  `yaml:"gossip"`   // optional; hints only
+	Seal    SealConfig    `yaml:"seal"`
+	Join    *JoinConfig   `yaml:"join"` // absent: this node waits to be initialised
+	Raft    RaftConfig    `yaml:"raft"`
+	Log     LogConfig     `yaml:"log"`
+
+	// Development marks the state for good: `hizod server` refuses it without this flag and `hizod dev` sets it.
+	Development bool `yaml:"development"`
+	// MemoryLock keeps the process out of swap (mlockall); needs CAP_IPC_LOCK or a raised RLIMIT_MEMLOCK.
+	MemoryLock bool `yaml:"memory_lock"`
+}
+
+// ListenConfig is a port and the address that others reach it by.
+type ListenConfig struct {
+	Listen    string `yaml:"listen"`
+	Advertise string `yaml:"advertise"` // default: Listen
+}
+
+// ClientsConfig is the clients' port.
+type ClientsConfig struct {
+	Listen    string `yaml:"listen"`
+	Advertise string `yaml:"advertise"`
+	// Splice forwards connections to the leader unopened while this node is a follower,
+	// for clients that reach one node only.
+	Splice bool `yaml:"splice"`
+}
+
+// GossipConfig is memberlist's port (TCP and UDP).
+type GossipConfig struct {
+	Listen string   `yaml:"listen"` // empty: no gossip
+	CIDRs  []string `yaml:"allowed_cidrs"`
+	// Seeds are gossip addresses to contact. By default every member is tried at its peers' port plus one.
+	Seeds []string `yaml:"seeds"`
+}
+
+// SealConfig says where this node's keys live.
+type SealConfig struct {
+	Type     string         `yaml:"type"` // pkcs11 or software
+	PKCS11   PKCS11Config   `yaml:"pkcs11"`
+	Software SoftwareConfig `yaml:"software"`
+}
+
+// PKCS11Config names a token. It is found by serial or label, never by slot number.
+type PKCS11Config struct {
+	Module      string `yaml:"module"`
+	TokenLabel  string `yaml:"token_label"`
+	TokenSerial string `yaml:"token_serial"`
+	PINFile     string `yaml:"pin_file"`
+	KeyPrefix   string `yaml:"key_prefix"`
+}
+
+// SoftwareConfig is the key file of the seal without hardware.
+type SoftwareConfig struct {
+	File string `yaml:"file"`
+}
+
+// JoinConfig makes this node join a cluster.
+type JoinConfig struct {
+	// TokenFile holds the token of `hizo cluster join-token`. While it does not exist the node waits for it.
+	TokenFile string `yaml:"token_file"`
+}
+
+// RaftConfig selects timings.
+type RaftConfig struct {
+	Profile string `yaml:"profile"` // lan (default) or wan
+}
+
+// LogConfig of the server's own log on standard error.
+type LogConfig struct {
+	Level  string `yaml:"level"`  // debug, info (default), warn, error
+	Format string `yaml:"format"` // text (default) or json
+}
+
+// LoadConfig reads and checks a file. Unknown keys are refused with their line and column.
+func LoadConfig(path string) (*Config, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, fmt.Errorf("configuration: %w", err)
+	}
+	defer f.Close()
+	data, err := io.ReadAll(io.LimitReader(f, maxConfigSize+1))
+	if err != nil {
+		return nil, fmt.Errorf("configuration %s: %w", path, err)
+	}
+	if len(data) > maxConfigSize {
+		return nil, fmt.Errorf("configuration %s: larger than %d bytes", path, maxConfigSize)
+	}
+	cfg, err := ParseConfig(data)
+	if err != nil {
+		return nil, fmt.Errorf("configuration %s: %w", path, err)
+	}
+	return cfg, nil
+}
+
+// ParseConfig decodes strictly, fills in defaults and checks.
+func ParseConfig(data []byte) (*Config, error) {
+	var cfg Config
+	dec := yaml.NewDecoder(bytes.NewReader(data), yaml.Strict())
+	if err := dec.Decode(&cfg); err != nil {
+		if errors.Is(err, io.EOF) {
+			return nil, errors.New("the file is empty")
+		}
+		return nil, errors.New(yaml.FormatError(err, false, true))
+	}
+	cfg.fill()
+	return &cfg, cfg.check()
+}
+
+func (c *Config) fill() {
+	def := func(s *string, v string) {
+		if *s == "" {
+			*s = v
+		}
+	}
+	def(&c.Peers.Advertise, c.Peers.Listen)
+	def(&c.Clients.Advertise, c.Clients.Listen)
+	def(&c.Raft.Profile, "lan")
+	def(&c.Log.Level, "info")
+	def(&c.Log.Format, "text")
+	if c.Seal.Type == "software" && c.DataDir != "" {
+		def(&c.Seal.Software.File, filepath.Join(c.DataDir, "software-seal.key"))
+	}
+}
+
+// check collects every mistake, so that one run shows them all.
+func (c *Config) check() error {
+	var errs []error
+	bad := func(format string, args ...any) { errs = append(errs, fmt.Errorf(format, args...)) }
+	if c.Node == "" {
+		bad("node: missing; give this node a name that stays, for example n1")
+	}
+	if c.DataDir == "" {
+		bad("data_dir: missing")
+	}
+	for _, l := range []struct{ key, addr string }{
+		{"peers.listen", c.Peers.Listen}, {"peers.advertise", c.Peers.Advertise},
+		{"clients.listen", c.Clients.Listen}, {"clients.advertise", c.Clients.Advertise},
+	} {
+		if l.addr == "" {
+			bad("%s: missing; write HOST:PORT", l.key)
+		} else if host, _, err := net.SplitHostPort(l.addr); err != nil {
+			bad("%s: %q is not HOST:PORT", l.key, l.addr)
+		} else if ip := net.ParseIP(host); strings.HasSuffix(l.key, ".advertise") && (host == "" || ip != nil && ip.IsUnspecified()) {
+			bad("%s: %q cannot be reached from elsewhere; set the address that others use", l.key, l.addr)
+		}
+	}
+	if c.Gossip.Listen != "" {
+		if _, _, err := net.SplitHostPort(c.Gossip.Listen); err != nil {
+			bad("gossip.listen: %q is not HOST:PORT", c.Gossip.Listen)
+		}
+	}
+	for _, cidr := range c.Gossip.CIDRs {
+		if _, _, err := net.ParseCIDR(cidr); err != nil {
+			bad("gossip.allowed_cidrs: %q is not a network such as 10.1.0.0/16", cidr)
+		}
+	}
+	switch c.Seal.Type {
+	case "pkcs11":
+		p := c.Seal.PKCS11
+		if p.Module == "" {
+			bad("seal.pkcs11.module: missing; the path of the vendor's PKCS#11 library")
+		}
+		if (p.TokenLabel == "") == (p.TokenSerial == "") {
+			bad("seal.pkcs11: set exactly one of token_label and token_serial")
+		}
+		if p.PINFile == "" {
+			bad("seal.pkcs11.pin_file: missing; a file of mode 0600 that is not on the data disk")
+		} else if within(c.DataDir, p.PINFile) && !c.Development {
+			bad("seal.pkcs11.pin_file: lies in data_dir; whoever takes the disk would have the PIN: keep it elsewhere")
+		}
+	case "software":
+	case "":
+		bad("seal.type: missing; pkcs11, or software for trying things out")
+	default:
+		bad("seal.type: %q is unknown; pkcs11 or software", c.Seal.Type)
+	}
+	if c.Join != nil && c.Join.TokenFile == "" {
+		bad("join.token_file: missing")
+	}
+	if c.Raft.Profile != "lan" && c.Raft.Profile != "wan" {
+		bad("raft.profile: %q is unknown; lan or wan", c.Raft.Profile)
+	}
+	if _, err := c.Log.level(); err != nil {
+		bad("log.level: %w", err)
+	}
+	if c.Log.Format != "text" && c.Log.Format != "json" {
+		bad("log.format: %q is unknown; text or json", c.Log.Format)
+	}
+	return errors.Join(errs...)
+}
+
+// within reports whether path lies below dir.
+func within(dir, path string) bool {
+	rel, err := filepath.Rel(dir, path)
+	return err == nil && rel != ".." && !strings.HasPrefix(rel, ".."+string(filepath.Separator))
+}
+
+func (l LogConfig) level() (slog.Level, error) {
+	var level slog.Level
+	err := level.UnmarshalText([]byte(l.Level))
+	return level, err
+}
+
+func (l LogConfig) logger(w io.Writer) *slog.Logger {
+	level, err := l.level()
+	if err != nil {
+		level = slog.LevelInfo // check has refused it already
+	}
+	opts := &slog.HandlerOptions{Level: level}
+	if l.Format == "json" {
+		return slog.New(slog.NewJSONHandler(w, opts))
+	}
+	return slog.New(slog.NewTextHandler(w, opts))
+}

@@ -1,0 +1,66 @@
+package main
+
+import (
+	"strings"
+	"testing"
+)
+
+const goodConfig = `node: n1
+data_dir: /var/lib/hizo
+peers:
+  listen: 127.0.0.1:7301
+clients:
+  listen: 127.0.0.1:7300
+seal:
+  type: pkcs11
+  pkcs11:
+    module: /usr/lib/softhsm/libsofthsm2.so
+    token_label: hizo-n1
+    pin_file: /run/hizo/pin
+`
+
+func TestParseConfig(t *testing.T) {
+	cfg, err := ParseConfig([]byte(goodConfig))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if cfg.Peers.Advertise != "127.0.0.1:7301" || cfg.Raft.Profile != "lan" || cfg.Log.Level != "info" {
+		t.Errorf("defaults not filled in: %+v", cfg)
+	}
+
+	for _, tt := range []struct{ name, old, new, want string }{
+		{"a typo is named with line and column", "  listen: 127.0.0.1:7301", "  lisen: 127.0.0.1:7301", `[4:3] unknown field "lisen"`},
+		{"an unknown top-level key", "node: n1", "node: n1\nnodes: 3", `[2:1] unknown field "nodes"`},
+		{"a duplicate key", "node: n1", "node: n1\nnode: n2", "[2:1]"},
+		{"a value of the wrong type", "node: n1", "node: [n1]", "[1:7]"},
+		{"missing node", "node: n1\n", "", "node: missing"},
+		{"address without port", "127.0.0.1:7300", "127.0.0.1", "clients.listen"},
+		{"unreachable address", "127.0.0.1:7300", "0.0.0.0:7300", "clients.advertise"},
+		{"unknown seal", "type: pkcs11", "type: tpm", `"tpm" is unknown`},
+		{"label and serial", "token_label: hizo-n1", "token_label: hizo-n1\n    token_serial: abc", "exactly one of"},
+		{"PIN on the data disk", "/run/hizo/pin", "/var/lib/hizo/pin", "lies in data_dir"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			text := strings.Replace(goodConfig, tt.old, tt.new, 1)
+			if text == goodConfig {
+				t.Fatal("the case changes nothing")
+			}
+			_, err := ParseConfig([]byte(text))
+			if err == nil || !strings.Contains(err.Error(), tt.want) {
+				t.Errorf("got %v, want an error with %q", err, tt.want)
+			}
+		})
+	}
+	if _, err := ParseConfig(nil); err == nil {
+		t.Error("an empty file was accepted")
+	}
+}
+
+func FuzzParseConfig(f *testing.F) {
+	f.Add([]byte(goodConfig))
+	f.Fuzz(func(t *testing.T, data []byte) {
+		if cfg, err := ParseConfig(data); err == nil && (cfg.Node == "" || cfg.DataDir == "") {
+			t.Errorf("accepted without node or data_dir: %q", data)
+		}
+	})
+}

@@ -1,0 +1,62 @@
+package main
+
+import (
+	"crypto/sha256"
+	"crypto/x509"
+	"encoding/hex"
+	"fmt"
+	"log/slog"
+
+	"github.com/hizo/hizo/cluster"
+	"github.com/hizo/hizo/crypto/seal"
+	"github.com/hizo/hizo/crypto/seal/pkcs11"
+	"github.com/hizo/hizo/crypto/seal/software"
+	"github.com/hizo/hizo/transport"
+)
+
+// This file is the only place that knows which implementations there are.
+
+// openSeal opens the configured seal.
+func openSeal(cfg SealConfig, log *slog.Logger) (seal.Seal, error) {
+	switch cfg.Type {
+	case "pkcs11":
+		p := cfg.PKCS11
+		return pkcs11.Open(pkcs11.Config{
+			Module: p.Module, TokenLabel: p.TokenLabel, TokenSerial: p.TokenSerial,
+			PINFile: p.PINFile, KeyPrefix: p.KeyPrefix,
+		})
+	case "software":
+		log.Warn("the keys of this node are not in hardware: whoever copies the key file and the data directory has its share; use a PKCS#11 token for anything that matters",
+			"file", cfg.Software.File)
+		return software.Open(cfg.Software.File)
+	}
+	return nil, fmt.Errorf("seal.type: %q is unknown", cfg.Type)
+}
+
+// fingerprint is how a node's key is named to people: hex SHA-256 of its PKIX encoding.
+func fingerprint(s seal.Seal) (string, error) {
+	der, err := x509.MarshalPKIXPublicKey(s.Identity().Public())
+	if err != nil {
+		return "", fmt.Errorf("identity key: %w", err)
+	}
+	sum := sha256.Sum256(der)
+	return hex.EncodeToString(sum[:]), nil
+}
+
+// openNode starts the node with everything it stands on.
+func openNode(cfg *Config, log *slog.Logger, s seal.Seal, dir *cluster.Directory, mux *transport.Mux) (*cluster.Node, error) {
+	conf := cluster.Config{
+		ID: cfg.Node, DataDir: cfg.DataDir,
+		AdvertisePeer: cfg.Peers.Advertise, AdvertiseClient: cfg.Clients.Advertise,
+		Seal: s, Directory: dir, Transport: mux,
+		Profile: cluster.Profile(cfg.Raft.Profile), Development: cfg.Development, Logger: log,
+	}
+	if cfg.Gossip.Listen != "" {
+		start, err := gossipStarter(cfg.Gossip, log)
+		if err != nil {
+			return nil, err
+		}
+		conf.Gossip = start
+	}
+	return cluster.Open(conf)
+}
