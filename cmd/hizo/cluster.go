@@ -1,0 +1,148 @@
+package main
+
+import (
+	"fmt"
+	"time"
+
+	"github.com/hizo/hizo/api/hizov1"
+)
+
+type clusterCmd struct {
+	Init       clusterInitCmd       `cmd:"" help:"Start a cluster on its first node."`
+	Status     clusterStatusCmd     `cmd:"" help:"Show the state of every node that can be reached."`
+	Members    clusterMembersCmd    `cmd:"" help:"List the members."`
+	JoinToken  clusterJoinTokenCmd  `cmd:"" name:"join-token" help:"Make a one-time token with which a node may join."`
+	Approve    clusterApproveCmd    `cmd:"" help:"Let a joined node hold a share."`
+	Unseal     clusterUnsealCmd     `cmd:"" help:"Enter an operator's share."`
+	Seal       clusterSealCmd       `cmd:"" help:"Seal the cluster: nobody reads until operators unseal it."`
+	Quarantine clusterQuarantineCmd `cmd:"" help:"Release no share to a node any more, at once."`
+	Remove     clusterRemoveCmd     `cmd:"" help:"Remove a node for good; the root key is changed."`
+}
+
+type clusterMembersCmd struct{}
+
+func (clusterMembersCmd) Run(s *session) error {
+	cl, err := s.connect()
+	if err != nil {
+		return err
+	}
+	m, err := cl.Cluster().Members(s.ctx, &hizov1.MembersRequest{})
+	if err != nil {
+		return err
+	}
+	return s.show(m, memberTable(m.GetMembers()))
+}
+
+func memberTable(members []*hizov1.Member) table {
+	t := table{head: []string{"NODE", "STATE", "APPROVED", "SHARE", "SEAL", "CLIENTS", "PEERS", "KEY"}}
+	for _, m := range members {
+		state := "non-voter"
+		switch {
+		case m.GetQuarantined():
+			state = "quarantined"
+		case m.GetLeader():
+			state = "leader"
+		case m.GetVoter():
+			state = "voter"
+		}
+		key := m.GetKeyFingerprint()
+		if len(key) > 16 {
+			key = key[:16] + "…"
+		}
+		t.add(m.GetId(), state, yesNo(m.GetApproved()), yesNo(m.GetHoldsShare()), orDash(m.GetSealKind()),
+			orDash(m.GetClientAddr()), orDash(m.GetPeerAddr()), key)
+	}
+	return t
+}
+
+type clusterJoinTokenCmd struct {
+	Node        string        `required:"" placeholder:"NAME" help:"Name of the joining node."`
+	Fingerprint string        `required:"" placeholder:"HEX" help:"Fingerprint of its key, as \"hizod identity\" prints it."`
+	TTL         time.Duration `help:"How long the token can be used (default 1h)."`
+}
+
+func (c *clusterJoinTokenCmd) Run(s *session) error {
+	cl, err := s.connect()
+	if err != nil {
+		return err
+	}
+	j, err := cl.Cluster().CreateJoinToken(s.ctx, &hizov1.JoinTokenRequest{Node: c.Node, KeyFingerprint: c.Fingerprint, TtlSeconds: seconds(c.TTL)})
+	if err != nil {
+		return err
+	}
+	s.note("good for node %s once, until %s; after it has joined: hizo cluster approve %s", c.Node, clock(j.GetExpiresUnix()), c.Node)
+	return s.showText(j, j.GetToken())
+}
+
+type clusterApproveCmd struct {
+	Node        string `arg:"" help:"Name of the node."`
+	Fingerprint string `placeholder:"HEX" help:"Refuse unless the node's key has this fingerprint."`
+}
+
+func (c *clusterApproveCmd) Run(s *session) error {
+	cl, err := s.connect()
+	if err != nil {
+		return err
+	}
+	m, err := cl.Cluster().Approve(s.ctx, &hizov1.ApproveRequest{Node: c.Node, KeyFingerprint: c.Fingerprint})
+	if err != nil {
+		return err
+	}
+	return s.show(m, memberTable([]*hizov1.Member{m}))
+}
+
+type clusterQuarantineCmd struct {
+	Node string `arg:"" help:"Name of the node."`
+	Lift bool   `help:"Take the quarantine back."`
+}
+
+func (c *clusterQuarantineCmd) Run(s *session) error {
+	cl, err := s.connect()
+	if err != nil {
+		return err
+	}
+	m, err := cl.Cluster().Quarantine(s.ctx, &hizov1.QuarantineRequest{Node: c.Node, Lift: c.Lift})
+	if err != nil {
+		return err
+	}
+	return s.show(m, memberTable([]*hizov1.Member{m}))
+}
+
+type clusterRemoveCmd struct {
+	Node string `arg:"" help:"Name of the node."`
+	Yes  bool   `help:"Do not ask."`
+}
+
+func (c *clusterRemoveCmd) Run(s *session) error {
+	if err := s.confirm(fmt.Sprintf("Remove the node %s for good?", c.Node), c.Yes); err != nil {
+		return err
+	}
+	cl, err := s.connect()
+	if err != nil {
+		return err
+	}
+	r, err := cl.Cluster().Remove(s.ctx, &hizov1.RemoveRequest{Node: c.Node})
+	if err != nil {
+		return err
+	}
+	return s.show(r, table{rows: [][]string{{"removed", c.Node}}})
+}
+
+type clusterSealCmd struct {
+	Yes bool `help:"Do not ask."`
+}
+
+func (c *clusterSealCmd) Run(s *session) error {
+	if err := s.confirm("Seal the whole cluster? Nobody can read or write until operators unseal it.", c.Yes); err != nil {
+		return err
+	}
+	cl, err := s.connect()
+	if err != nil {
+		return err
+	}
+	r, err := cl.Cluster().Seal(s.ctx, &hizov1.SealRequest{})
+	if err != nil {
+		return err
+	}
+	return s.show(r, table{rows: [][]string{{"sealed", "yes"}}})
+}
