@@ -249,3 +249,14 @@ func NewBody(kind Kind) (body any, known bool) {
 
 func be32(n uint32) []byte { return binary.BigEndian.AppendUint32(nil, n) }
 func be64(n uint64) []byte { return binary.BigEndian.AppendUint64(nil, n) }
+
+// Kinds lists every kind of command this build knows, in order.
+func Kinds() []Kind {
+	var kinds []Kind
+	for k := range Kind(256) {
+		if _, known := NewBody(k); known {
+			kinds = append(kinds, k)
+		}
+	}
+	return kinds
+}

@@ -18,7 +18,7 @@ const (
 
 // currentDatabase says which directory holds the state.
 func (s *Store) currentDatabase() (string, error) {
-	if err := s.fs.MkdirAll(s.dir, 0o700); err != nil {
+	if err := makeDir(s.fs, s.dir); err != nil {
 		return "", fmt.Errorf("make state directory: %w", err)
 	}
 	data, err := readFile(s.fs, s.fs.PathJoin(s.dir, currentFile))
@@ -132,6 +132,25 @@ func writeFile(fsys vfs.FS, dir, name string, data []byte) error {
 		return err
 	}
 	return syncDir(fsys, dir)
+}
+
+// makeDir makes dir and what is missing above it, so that it is there after a crash too.
+func makeDir(fsys vfs.FS, dir string) error {
+	if _, err := fsys.Stat(dir); err == nil {
+		return nil
+	} else if !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	parent := fsys.PathDir(dir)
+	if parent != dir {
+		if err := makeDir(fsys, parent); err != nil {
+			return err
+		}
+	}
+	if err := fsys.MkdirAll(dir, 0o700); err != nil {
+		return err
+	}
+	return syncDir(fsys, parent)
 }
 
 func syncDir(fsys vfs.FS, dir string) error {

@@ -78,7 +78,7 @@ func NewSnapshots(store *Store, opts SnapshotOptions) (*Snapshots, error) {
 	if s.keep <= 0 {
 		s.keep = 2
 	}
-	if err := s.fs.MkdirAll(s.dir, 0o700); err != nil {
+	if err := makeDir(s.fs, s.dir); err != nil {
 		return nil, fmt.Errorf("make snapshot directory: %w", err)
 	}
 	names, err := s.fs.List(s.dir)

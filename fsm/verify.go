@@ -1,0 +1,347 @@
+package fsm
+
+import (
+	"bytes"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"strings"
+
+	"github.com/cockroachdb/pebble/v2"
+	"golang.org/x/mod/sumdb/tlog"
+)
+
+// Replicated visits every replicated key with its value, in order of keys: two stores at one index hold the same, byte
+// for byte. Node-local keys (position, Raft configuration) are left out. Key and value are valid during the visit.
+func (s *Store) Replicated(visit func(key, value []byte) error) error {
+	db := s.acquire()
+	if db == nil {
+		return errClosed
+	}
+	defer db.release()
+	return replicated(db, visit)
+}
+
+func replicated(db *database, visit func(key, value []byte) error) error {
+	it, err := db.NewIter(&pebble.IterOptions{LowerBound: after(localPrefix)})
+	if err != nil {
+		return err
+	}
+	defer it.Close()
+	for ok := it.First(); ok; ok = it.Next() {
+		if err := visit(it.Key(), it.Value()); err != nil {
+			return err
+		}
+	}
+	return it.Error()
+}
+
+// Verify reads the whole state and says what in it contradicts itself: versions, keys, deals, roles, tokens, the memory
+// of requests, the expiry index and every hash of the audit tree. It is slow. Nothing may be applied meanwhile.
+func (s *Store) Verify() error {
+	db := s.acquire()
+	if db == nil {
+		return errClosed
+	}
+	defer db.release()
+	v := verifier{
+		s: s, objects: map[string]object{}, expiry: map[string]int64{}, leaves: map[uint64]tlog.Hash{},
+		hashes: map[uint64][]byte{}, now: s.Time(),
+	}
+	if err := replicated(db, v.load); err != nil {
+		return err
+	}
+	v.secrets()
+	v.keys()
+	v.members()
+	v.identities()
+	v.expiries()
+	v.tree()
+	return errors.Join(v.problems...)
+}
+
+type verifier struct {
+	s        *Store
+	now      int64
+	objects  map[string]object
+	expiry   map[string]int64
+	leaves   map[uint64]tlog.Hash
+	hashes   map[uint64][]byte
+	problems []error
+}
+
+func (v *verifier) problem(format string, args ...any) {
+	v.problems = append(v.problems, fmt.Errorf(format, args...))
+}
+
+func (v *verifier) lookup(name string) object { return v.objects[name] }
+
+func (v *verifier) load(key, value []byte) error {
+	name := string(key)
+	rest, isLeaf := strings.CutPrefix(name, prefixLeaf)
+	if isLeaf {
+		seq := binary.BigEndian.Uint64([]byte(rest))
+		r, err := ParseLeaf(value)
+		if err != nil {
+			return fmt.Errorf("leaf %d: %w", seq, err)
+		}
+		if r.Seq != seq || !bytes.Equal(r.LeafBytes(), value) {
+			v.problem("leaf %d calls itself %d or is not canonical", seq, r.Seq)
+		}
+		v.leaves[seq] = tlog.RecordHash(value)
+		return nil
+	}
+	if rest, ok := strings.CutPrefix(name, prefixHash); ok {
+		v.hashes[binary.BigEndian.Uint64([]byte(rest))] = bytes.Clone(value)
+		return nil
+	}
+	if rest, ok := strings.CutPrefix(name, prefixExpiry); ok {
+		if _, twice := v.expiry[rest[8:]]; twice {
+			v.problem("the expiry index holds %q twice", rest[8:])
+		}
+		v.expiry[rest[8:]] = int64(binary.BigEndian.Uint64([]byte(rest)))
+		return nil
+	}
+	if name == keyTime || name == keySize {
+		return nil
+	}
+	o, err := decodeObject(name, value)
+	if err != nil {
+		return fmt.Errorf("object %q: %w", name, err)
+	}
+	if !bytes.Equal(encodeObject(o), value) {
+		v.problem("object %q is not canonical", name)
+	}
+	if o.changed() > v.s.Position().Index {
+		v.problem("object %q changed at %d, after the last entry", name, o.changed())
+	}
+	if cached, known := v.s.cache.get(name); known && remembered(name) {
+		if cached == nil || !bytes.Equal(encodeObject(cached), value) {
+			v.problem("object %q is another one in the cache", name)
+		}
+	}
+	v.objects[name] = o
+	return nil
+}
+
+func (v *verifier) secrets() {
+	kept := 0
+	for name, o := range v.objects {
+		head, ok := o.(*Secret)
+		if !ok {
+			continue
+		}
+		if name != ObjSecret(head.Vault, head.Path) || v.objects[ObjVault(head.Vault)] == nil {
+			v.problem("secret %q is misplaced", name)
+		}
+		if head.Current+1 != head.Next || head.Previous >= head.Current || head.Oldest == 0 ||
+			head.Next-head.Oldest > MaxVersions || head.Oldest > head.Current {
+			v.problem("secret %q: %+v", name, *head)
+		}
+		current := 0
+		for n := head.Oldest; n < head.Next; n++ {
+			version := find[storedVersion](v, objVersion(head.Vault, head.Path, n))
+			data := find[SealedValue](v, objData(head.Vault, head.Path, n))
+			kept++
+			switch {
+			case version == nil || version.Number != n:
+				v.problem("secret %q lacks version %d", name, n)
+				continue
+			case version.Destroyed != (data == nil):
+				v.problem("secret %q version %d: destroyed is %t, ciphertext is there: %t", name, n, version.Destroyed, data != nil)
+			}
+			if stage := version.describe(head).Stage; stage == StageCurrent || stage == StageDestroyed && n == head.Current {
+				current++
+			}
+		}
+		if current != 1 {
+			v.problem("secret %q has %d current versions", name, current)
+		}
+	}
+	for name := range v.objects {
+		if strings.HasPrefix(name, prefixVersion) {
+			kept--
+		}
+	}
+	if kept != 0 {
+		v.problem("%d versions belong to no secret", -kept)
+	}
+}
+
+func (v *verifier) keys() {
+	for name, o := range v.objects {
+		switch o := o.(type) {
+		case *keyHead:
+			if find[WrappedKey](v, objKeyGen(o.Purpose, o.Current)) == nil || name != ObjKey(o.Purpose) {
+				v.problem("key %q: generation %d is missing", name, o.Current)
+			}
+		case *WrappedKey:
+			head := find[keyHead](v, ObjKey(o.Purpose))
+			if head == nil || o.Generation > head.Current || o.Wraps > MaxWraps {
+				v.problem("key %q generation %d is out of place", o.Purpose, o.Generation)
+			}
+		case *Vault:
+			head := find[keyHead](v, ObjKey(vaultPurpose(o.Name)))
+			if head == nil || head.Current != o.Generation {
+				v.problem("vault %q is at generation %d, its key is not", o.Name, o.Generation)
+			}
+		}
+	}
+}
+
+func (v *verifier) members() {
+	cluster := find[Cluster](v, ObjCluster)
+	if cluster == nil {
+		if len(v.objects) != 0 {
+			v.problem("there is state before Genesis")
+		}
+		return
+	}
+	for _, epoch := range []uint64{cluster.NodeEpoch, cluster.PendingEpoch} {
+		if epoch != 0 && find[Deal](v, objDeal(epoch)) == nil {
+			v.problem("deal %d is missing", epoch)
+		}
+	}
+	for _, o := range v.objects {
+		if d, ok := o.(*Deal); ok && d.Epoch > cluster.NodeEpoch && d.Epoch != cluster.PendingEpoch && cluster.NodeEpoch != 0 {
+			v.problem("deal %d is neither in force nor proposed", d.Epoch)
+		}
+	}
+}
+
+func (v *verifier) identities() {
+	holders, engineers, able := 0, 0, 0
+	for name, o := range v.objects {
+		set, ok := o.(*roleSet)
+		if !ok {
+			continue
+		}
+		if len(set.Bindings) == 0 {
+			v.problem("%q is empty", name)
+		}
+		for i, b := range set.Bindings {
+			holders++
+			if ObjRoles(b.Principal) != name || v.objects[objHolder(b.Role, b.Principal)] == nil ||
+				v.objects[b.Principal] == nil || i > 0 && set.Bindings[i-1].Role >= b.Role {
+				v.problem("role binding %q of %q is out of place", b.Role, b.Principal)
+			}
+			if b.Role == RoleSecurityEngineer {
+				engineers++
+				if !v.disabled(b.Principal) {
+					able++
+				}
+			}
+		}
+	}
+	if engineers > 0 && able == 0 {
+		v.problem("no enabled SecurityEngineer is left")
+	}
+	for name, o := range v.objects {
+		switch o := o.(type) {
+		case *marker:
+			if strings.HasPrefix(name, prefixHolder) {
+				holders--
+			}
+		case *storedToken:
+			if alive(v, o) && v.disabled(o.Token.Principal) {
+				v.problem("a token of the disabled %q lives", o.Token.Principal)
+			}
+			if live := indexOf(v.s, name) != 0; live != alive(v, o) {
+				v.problem("a token of %q: Index disagrees with the state", o.Token.Principal)
+			}
+		case *request:
+			var id [16]byte
+			copy(id[:], name[len(prefixRequest):])
+			if ms, ok := requestTime(id); !ok || ms > v.now+millis(RequestMemory) {
+				v.problem("request %x is remembered for too long", id)
+			}
+			if !settled(o.Code) || o.Index > v.s.Position().Index {
+				v.problem("request %x is remembered with code %d at %d", id, o.Code, o.Index)
+			}
+		}
+	}
+	if holders != 0 {
+		v.problem("%d holders without a role binding", -holders)
+	}
+}
+
+func (v *verifier) disabled(name string) bool {
+	switch o := v.objects[name].(type) {
+	case *User:
+		return o.Disabled
+	case *Workload:
+		return o.Disabled
+	}
+	return true
+}
+
+func (v *verifier) expiries() {
+	expected := map[string]int64{}
+	for name, o := range v.objects {
+		switch o := o.(type) {
+		case *storedToken:
+			expected[name] = o.Token.Expires + millis(TokenMemory)
+		case *SecretID:
+			expected[name] = o.Expires + millis(OneTimeMemory)
+		case *Enrolment:
+			expected[name] = o.Expires + millis(OneTimeMemory)
+		case *JoinToken:
+			expected[name] = o.Expires + millis(OneTimeMemory)
+		case *Certificate:
+			expected[name] = o.Expires
+		}
+	}
+	for name, at := range expected {
+		if v.expiry[name] != at {
+			v.problem("%q expires at %d, its index says %d", name, at, v.expiry[name])
+		}
+	}
+	for name := range v.expiry {
+		if _, ok := expected[name]; !ok {
+			v.problem("the expiry index holds %q, which is not there", name)
+		}
+	}
+}
+
+// tree computes every stored hash again, with x/mod's own code.
+func (v *verifier) tree() {
+	size := v.s.AuditSize()
+	if uint64(len(v.leaves)) != size || uint64(len(v.hashes)) != size {
+		v.problem("the audit log has %d records, %d leaves, %d hashes", size, len(v.leaves), len(v.hashes))
+		return
+	}
+	var stored []tlog.Hash
+	reader := tlog.HashReaderFunc(func(indexes []int64) ([]tlog.Hash, error) {
+		out := make([]tlog.Hash, len(indexes))
+		for i, index := range indexes {
+			out[i] = stored[index]
+		}
+		return out, nil
+	})
+	for n := range size {
+		hashes, err := tlog.StoredHashesForRecordHash(int64(n), v.leaves[n], reader)
+		if err != nil {
+			v.problem("leaf %d: %w", n, err)
+			return
+		}
+		var joined []byte
+		for _, h := range hashes {
+			joined = append(joined, h[:]...)
+		}
+		if !bytes.Equal(joined, v.hashes[n]) {
+			v.problem("leaf %d: its stored hashes are wrong", n)
+		}
+		stored = append(stored, hashes...)
+	}
+	for _, o := range v.objects {
+		if c, ok := o.(*Checkpoint); ok {
+			if root, err := tlog.TreeHash(int64(c.Size), reader); err != nil || root != tlog.Hash(c.Root) {
+				v.problem("checkpoint of size %d has another root than the tree", c.Size)
+			}
+		}
+	}
+	root, err := tlog.TreeHash(int64(size), reader)
+	if got, gotErr := v.s.TreeRoot(size); err != nil || gotErr != nil || got != root {
+		v.problem("the tree's root is wrong: %v, %v", err, gotErr)
+	}
+}
