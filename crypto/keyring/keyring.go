@@ -279,11 +279,13 @@ func (kr *Keyring) get(purpose string, generation uint32) (*key, error) {
 	if w.Purpose != purpose || w.Generation != generation {
 		return nil, fmt.Errorf("key %s/%d: the state holds %s/%d there: %w", purpose, generation, w.Purpose, w.Generation, ErrAuth)
 	}
-	raw, err := kr.unwrap(w)
+	secret.Do(func() {
+		var raw secret.Bytes
+		if raw, err = kr.unwrap(w); err == nil {
+			k, err = newKey(raw)
+		}
+	})
 	if err != nil {
-		return nil, err
-	}
-	if k, err = newKey(raw); err != nil {
 		return nil, err
 	}
 	kr.mu.Lock()

@@ -112,3 +112,11 @@ func TestBytes(t *testing.T) {
 		t.Error("Random")
 	}
 }
+
+func TestDo(t *testing.T) {
+	var out secret.Bytes
+	secret.Do(func() { out = secret.New([]byte(canary)) })
+	if string(out.Reveal()) != canary {
+		t.Error("what f made for its caller is gone")
+	}
+}

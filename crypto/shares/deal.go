@@ -184,8 +184,16 @@ func (d Deal) Combine(list []Share) (secret.Bytes, error) {
 	if d.Threshold == 0 || len(list) < int(d.Threshold) {
 		return secret.Bytes{}, &TooFewError{Have: len(list), Need: int(d.Threshold)}
 	}
-	points := make([]secretsharing.Share, d.Threshold)
-	for i, s := range list[:d.Threshold] {
+	var out secret.Bytes
+	var err error
+	secret.Do(func() { out, err = d.interpolate(list[:d.Threshold]) })
+	return out, err
+}
+
+// interpolate gives the secret of exactly Threshold checked shares.
+func (d Deal) interpolate(list []Share) (secret.Bytes, error) {
+	points := make([]secretsharing.Share, len(list))
+	for i, s := range list {
 		value := group.Ristretto255.NewScalar()
 		if err := value.UnmarshalBinary(s.value.Reveal()); err != nil {
 			return secret.Bytes{}, &WrongShareError{Index: s.Index}

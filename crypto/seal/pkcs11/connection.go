@@ -6,6 +6,7 @@ import (
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
+	"errors"
 	"fmt"
 	"strings"
 	"sync"
@@ -111,7 +112,8 @@ func (c *connection) openIdentity(create bool) error {
 	}
 	if len(pairs) == 0 {
 		if !create {
-			return fmt.Errorf("identity key %q is gone: %w", label, seal.ErrIdentity)
+			// Gone, or invisible because the session was lost or logged out just now: it may come back.
+			return fmt.Errorf("%w (identity key %q is not to be seen: %w)", seal.ErrDevice, label, seal.ErrIdentity)
 		}
 		if err := c.createIdentity(label); err != nil {
 			return err
@@ -188,9 +190,13 @@ func (c *connection) find(h seal.Handle) ([]*crypto11.SecretKey, error) {
 		return nil, classify(err)
 	}
 	if len(keys) == 0 {
-		// Logged out behind our back, private objects are invisible rather than refused.
+		// Logged out behind our back, private objects are invisible rather than refused. Looked for again
+		// because the session may have been logged in again, by another connection, before alive asked.
 		if err := c.alive(); err != nil {
 			return nil, err
+		}
+		if keys, err = c.ctx.FindKeys(nil, c.label(h)); err != nil {
+			return nil, classify(err)
 		}
 	}
 	return keys, nil
@@ -271,13 +277,27 @@ func (c *connection) create(h seal.Handle) error {
 	}
 	key, err := c.ctx.GenerateSecretKeyWithAttributes(attrs, 256, crypto11.CipherAES)
 	if err != nil {
-		return classify(err)
+		return &unknownOutcomeError{h, classify(err)}
 	}
-	if err := c.assertSealed(key); err != nil {
+	if err := c.assertSealed(key); errors.Is(err, seal.ErrDevice) {
+		return &unknownOutcomeError{h, err}
+	} else if err != nil {
 		return fmt.Errorf("create key %s: %w", h, joinDelete(err, key))
 	}
 	return nil
 }
+
+// unknownOutcomeError says that the device failed while it made a key.
+type unknownOutcomeError struct {
+	handle seal.Handle
+	err    error
+}
+
+func (e *unknownOutcomeError) Error() string {
+	return fmt.Sprintf("create key %s: %v; whether the key exists now is unknown", e.handle, e.err)
+}
+
+func (e *unknownOutcomeError) Unwrap() error { return e.err }
 
 func joinDelete(err error, key *crypto11.SecretKey) error {
 	if del := key.Delete(); del != nil {

@@ -7,7 +7,7 @@
 // Failure model: any error that is not known to be the caller's throws the connection away. The next
 // attempt configures a new one, logs in and finds the keys again, once within the same call and then at
 // every later call, so a token that comes back is used again. Two things are not tried twice: a refused
-// PIN (tokens lock), and an identity key that changed. A call into the module that never returns cannot
+// PIN (tokens lock), and an identity key that is another one now. A call into the module that never returns cannot
 // be ended; its caller gets ErrDevice when Config.Timeout or its context is over.
 //
 // PKCS#11 is initialised once per module and process. Several seals of one process share it, and the
@@ -61,9 +61,12 @@ var ErrConfig = errors.New("PKCS#11 configuration")
 
 // Seal implements seal.Seal over a token.
 type Seal struct {
-	cfg    Config
-	slots  chan struct{} // bounds calls under way, hung ones included
-	create sync.Mutex    // a token does not refuse a second key of one label
+	cfg   Config
+	slots chan struct{} // bounds calls under way, hung ones included
+
+	// objects is held for writing while a key is made or destroyed. A token does not refuse a second key
+	// of one label, and SoftHSM 2.6.1 answers CKR_GENERAL_ERROR to whoever searches meanwhile.
+	objects sync.RWMutex
 
 	mu       sync.Mutex
 	pin      string // crypto11 wants a string, so it can't be wiped
@@ -117,7 +120,8 @@ func Open(cfg Config) (*Seal, error) {
 		s.mu.Lock()
 		defer s.mu.Unlock()
 		if s.fatal != nil { // Open gave up on us
-			return conn.ctx.Close()
+			closeContext(conn)
+			return s.fatal
 		}
 		s.conn = conn
 		s.identity = &signer{seal: s, public: conn.identity.Public().(*ecdsa.PublicKey)} // openIdentity checked
@@ -152,15 +156,34 @@ func bounded(ctx context.Context, slots chan struct{}, f func() error) error {
 	}
 }
 
-// do runs f on a connection, and once more on a new one if the device failed and retry allows it.
-func (s *Seal) do(ctx context.Context, retry bool, f func(*connection) error) error {
+// read runs f beside others of its kind.
+func (s *Seal) read(ctx context.Context, f func(*connection) error) error {
+	return s.do(ctx, func(c *connection) error {
+		s.objects.RLock()
+		defer s.objects.RUnlock()
+		return f(c)
+	})
+}
+
+// write runs f, which makes or destroys keys, alone.
+func (s *Seal) write(ctx context.Context, f func(*connection) error) error {
+	return s.do(ctx, func(c *connection) error {
+		s.objects.Lock()
+		defer s.objects.Unlock()
+		return f(c)
+	})
+}
+
+// do runs f on a connection, and once more on a new one if the device failed, unless the outcome of the
+// first run is unknown.
+func (s *Seal) do(ctx context.Context, f func(*connection) error) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
 	ctx, cancel := context.WithTimeout(ctx, s.cfg.Timeout)
 	defer cancel()
 	return bounded(ctx, s.slots, func() error {
-		for {
+		for tries := 1; ; tries++ {
 			conn, err := s.connection(ctx)
 			if err != nil {
 				return err
@@ -169,10 +192,9 @@ func (s *Seal) do(ctx context.Context, retry bool, f func(*connection) error) er
 				return err
 			}
 			s.drop(conn)
-			if !retry || ctx.Err() != nil {
+			if _, unknown := errors.AsType[*unknownOutcomeError](err); unknown || tries == 2 || ctx.Err() != nil {
 				return err
 			}
-			retry = false
 		}
 	})
 }
@@ -199,17 +221,18 @@ func (s *Seal) connection(ctx context.Context) (*connection, error) {
 	conn, err := connect(s.cfg, s.pin, false)
 	switch {
 	case err == nil:
+	case errors.Is(err, seal.ErrDevice):
+		return nil, err
 	case errors.Is(err, seal.ErrPIN) || errors.Is(err, seal.ErrIdentity) || errors.Is(err, seal.ErrExtractable):
 		s.fatal = err
-		return nil, err
-	case errors.Is(err, seal.ErrDevice):
 		return nil, err
 	default: // the token is not there, or not alone: it may come back
 		return nil, fmt.Errorf("%w (%w)", seal.ErrDevice, err)
 	}
 	if !s.identity.public.Equal(conn.identity.Public()) {
 		s.fatal = fmt.Errorf("%s: %w", s.cfg.token(), seal.ErrIdentity)
-		return nil, errors.Join(s.fatal, conn.ctx.Close())
+		s.closing = closeContext(conn)
+		return nil, s.fatal
 	}
 	s.conn = conn
 	return conn, nil
@@ -225,11 +248,14 @@ func (s *Seal) drop(conn *connection) {
 	}
 }
 
-// closeContext closes in the background: crypto11 waits for operations under way.
+// closeContext closes in the background: crypto11 waits for operations under way, and then finalises the
+// module if nobody else in this process uses it.
 func closeContext(conn *connection) <-chan struct{} {
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
+		initMu.Lock()
+		defer initMu.Unlock()
 		_ = conn.ctx.Close() // always nil
 	}()
 	return done
@@ -246,11 +272,7 @@ func (s *Seal) CreateKey(ctx context.Context, h seal.Handle) error {
 	if err := h.Check(); err != nil {
 		return err
 	}
-	return s.do(ctx, false, func(c *connection) error {
-		s.create.Lock()
-		defer s.create.Unlock()
-		return c.create(h)
-	})
+	return s.write(ctx, func(c *connection) error { return c.create(h) })
 }
 
 // Wrap implements seal.Seal.
@@ -265,7 +287,7 @@ func (s *Seal) Wrap(ctx context.Context, h seal.Handle, plaintext, aad []byte) (
 	plaintext, aad = slices.Clone(plaintext), slices.Clone(aad)
 	defer clear(plaintext) // a call that goes on wraps zeros, and nobody sees the result
 	out := make(chan []byte, 1)
-	err := s.do(ctx, true, func(c *connection) error {
+	err := s.read(ctx, func(c *connection) error {
 		b, err := c.wrap(h, plaintext, aad)
 		if err == nil {
 			out <- b
@@ -285,7 +307,7 @@ func (s *Seal) Unwrap(ctx context.Context, h seal.Handle, ciphertext, aad []byte
 	}
 	ciphertext, aad = slices.Clone(ciphertext), slices.Clone(aad)
 	out := make(chan []byte, 1)
-	err := s.do(ctx, true, func(c *connection) error {
+	err := s.read(ctx, func(c *connection) error {
 		b, err := c.unwrap(h, ciphertext, aad)
 		if err == nil {
 			out <- b
@@ -303,13 +325,13 @@ func (s *Seal) DestroyKey(ctx context.Context, h seal.Handle) error {
 	if err := h.Check(); err != nil {
 		return err
 	}
-	return s.do(ctx, true, func(c *connection) error { return c.destroy(h) })
+	return s.write(ctx, func(c *connection) error { return c.destroy(h) })
 }
 
 // Keys implements seal.Seal.
 func (s *Seal) Keys(ctx context.Context) ([]seal.Handle, error) {
 	out := make(chan []seal.Handle, 1)
-	err := s.do(ctx, true, func(c *connection) error {
+	err := s.read(ctx, func(c *connection) error {
 		handles, err := c.list()
 		if err == nil {
 			out <- handles
@@ -324,7 +346,7 @@ func (s *Seal) Keys(ctx context.Context) ([]seal.Handle, error) {
 
 // Healthy implements seal.Seal. It reaches for the token again if it was lost.
 func (s *Seal) Healthy(ctx context.Context) error {
-	return s.do(ctx, true, (*connection).alive)
+	return s.read(ctx, (*connection).alive)
 }
 
 // Close logs out by closing all sessions. It does not wait longer than Config.Timeout for operations
@@ -366,7 +388,7 @@ func (s *signer) Sign(random io.Reader, digest []byte, opts crypto.SignerOpts) (
 	}
 	digest = slices.Clone(digest)
 	out := make(chan []byte, 1)
-	err := s.seal.do(context.Background(), true, func(c *connection) error {
+	err := s.seal.read(context.Background(), func(c *connection) error {
 		b, err := c.identity.Sign(random, digest, opts)
 		if err == nil {
 			out <- b
