@@ -103,7 +103,12 @@ func (n *Node) issue(template *x509.Certificate, public crypto.PublicKey) ([]byt
 		return nil, err
 	}
 	cl, _ := n.store.Cluster()
-	ca, err := parseCertificate(cl.CA)
+	return signByCA(ring, cl.CA, template, public)
+}
+
+// signByCA signs a leaf with the CA key of ring, whose certificate is ca.
+func signByCA(ring *keyring.Keyring, ca []byte, template *x509.Certificate, public crypto.PublicKey) ([]byte, error) {
+	parent, err := parseCertificate(ca)
 	if err != nil {
 		return nil, fmt.Errorf("the CA certificate in the state: %w", err)
 	}
@@ -116,7 +121,7 @@ func (n *Node) issue(template *x509.Certificate, public crypto.PublicKey) ([]byt
 	}
 	template.BasicConstraintsValid = true
 	template.KeyUsage = x509.KeyUsageDigitalSignature
-	der, err := x509.CreateCertificate(rand.Reader, template, ca, public, key)
+	der, err := x509.CreateCertificate(rand.Reader, template, parent, public, key)
 	if err != nil {
 		return nil, fmt.Errorf("sign the certificate: %w", err)
 	}
@@ -175,14 +180,17 @@ func (n *Node) issueNodeCertificate(m fsm.Member) ([]byte, error) {
 	if err != nil {
 		return nil, fmt.Errorf("member %s: %w", m.ID, err)
 	}
-	now := time.UnixMilli(max(n.store.Time(), n.unixMilli()))
+	return n.issue(nodeTemplate(m, time.UnixMilli(max(n.store.Time(), n.unixMilli()))), public)
+}
+
+func nodeTemplate(m fsm.Member, now time.Time) *x509.Certificate {
 	template := &x509.Certificate{
 		Subject:   pkix.Name{CommonName: m.ID},
 		NotBefore: now.Add(-backdate), NotAfter: now.Add(nodeLasts),
 		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
 	}
 	template.DNSNames, template.IPAddresses = nodeNames(m)
-	return n.issue(template, public)
+	return template
 }
 
 func nodeNames(m fsm.Member) (names []string, ips []net.IP) {

@@ -92,7 +92,6 @@ func (n *Node) Init(ctx context.Context, req InitRequest) (InitResult, error) {
 	}
 	n.keys.install(ring, root, cl.RootGeneration)
 	n.refreshDirectory()
-	n.refreshDirectory()
 	n.log.Info("initialised", "cluster", fmt.Sprintf("%x", cl.ID))
 	return InitResult{ClusterID: cl.ID, Shares: list, CA: cl.CA}, nil
 }
@@ -167,6 +166,11 @@ func (n *Node) makeGenesis(req InitRequest) (*fsm.Genesis, keyring.Root, []share
 	genesis.Member = fsm.Member{
 		ID: n.cfg.ID, PeerAddr: n.cfg.AdvertisePeer, ClientAddr: n.cfg.AdvertiseClient,
 		Key: public, SealKind: string(n.cfg.Seal.Kind()), Approved: true,
+	}
+	// Whoever initialised trusts the CA from now on, so this node has to show a certificate of it at once.
+	genesis.Member.ClientCert, err = signByCA(ring, ca, nodeTemplate(genesis.Member, n.cfg.Clock()), n.cfg.Seal.Identity().Public())
+	if err != nil {
+		return fail(err)
 	}
 	genesis.Enrolment = fsm.Enrolment{Hash: req.EnrolmentHash, Roles: req.EnrolmentRoles, Expires: now + req.EnrolmentTTL.Milliseconds()}
 	mac := func(record fsm.MACed) (m []byte) {

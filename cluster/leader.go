@@ -171,6 +171,9 @@ func (n *Node) handOver(ctx context.Context, why, to string) {
 	}
 }
 
+// Leading says whether this node leads and takes records: its term has begun and its clock is confirmed.
+func (n *Node) Leading() bool { return n.IsLeader() && n.proposer.accepts() }
+
 // IsLeader says whether this node believes that it leads. Only a commit proves it.
 func (n *Node) IsLeader() bool { return n.raft.State() == raft.Leader }
 

@@ -209,7 +209,7 @@ func (n *Node) memberDuty(ctx context.Context, term uint64) {
 
 // reconcile calls step after each change of the state, at most every minPause, and at least every maxPause.
 func (n *Node) reconcile(ctx context.Context, step func() error) {
-	const minPause, maxPause = 100 * time.Millisecond, time.Second
+	const minPause, maxPause = 50 * time.Millisecond, 300 * time.Millisecond
 	for {
 		changed := n.store.Changed()
 		if err := step(); err != nil && ctx.Err() == nil {

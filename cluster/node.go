@@ -130,7 +130,7 @@ func Open(cfg Config) (_ *Node, err error) {
 	if err := cfg.defaults(); err != nil {
 		return nil, err
 	}
-	n := &Node{cfg: cfg, log: cfg.Logger.With("component", "cluster", "node", cfg.ID), notify: make(chan bool, 16)}
+	n := &Node{cfg: cfg, log: cfg.Logger.With("component", "cluster"), notify: make(chan bool, 16)}
 	n.ctx, n.cancel = context.WithCancelCause(context.Background())
 	var undo []func()
 	defer func() {

@@ -420,3 +420,10 @@ func encodeEntry(entry fsm.Entry) ([]byte, error) {
 	}
 	return data, nil
 }
+
+// accepts says whether records are being proposed.
+func (p *proposer) accepts() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.state == proposerOpen
+}
