@@ -174,6 +174,12 @@ func (n *Node) handOver(ctx context.Context, why, to string) {
 // Leading says whether this node leads and takes records: its term has begun and its clock is confirmed.
 func (n *Node) Leading() bool { return n.IsLeader() && n.proposer.accepts() }
 
+// TransferLeadership moves leadership to another voter, or to whichever is most up to date. It is a request:
+// what became of it, Leader tells.
+func (n *Node) TransferLeadership(ctx context.Context, to string) {
+	n.handOver(ctx, "asked for", to)
+}
+
 // IsLeader says whether this node believes that it leads. Only a commit proves it.
 func (n *Node) IsLeader() bool { return n.raft.State() == raft.Leader }
 

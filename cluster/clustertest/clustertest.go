@@ -413,3 +413,16 @@ func (n *Node) Addr() string { return n.addr }
 func (c *Cluster) context() (context.Context, context.CancelFunc) {
 	return context.WithTimeout(context.Background(), Patience)
 }
+
+// Transfer moves leadership from one node to another and waits until that one leads.
+func (c *Cluster) Transfer(from, to *Node) {
+	c.T.Helper()
+	c.Await("leadership to move", func() bool {
+		if from.IsLeader() {
+			ctx, cancel := c.context()
+			defer cancel()
+			from.TransferLeadership(ctx, to.ID)
+		}
+		return to.IsLeader() || !from.IsLeader()
+	})
+}
