@@ -426,3 +426,13 @@ func (c *Cluster) Transfer(from, to *Node) {
 		return to.IsLeader() || !from.IsLeader()
 	})
 }
+
+// Forget kills a node, deletes all but its seal, and starts it again: as new, with the same key.
+func (c *Cluster) Forget(n *Node) {
+	c.T.Helper()
+	c.Kill(n)
+	if err := os.RemoveAll(filepath.Join(n.Dir, "data")); err != nil {
+		c.T.Fatal(err)
+	}
+	c.Restart(n)
+}
