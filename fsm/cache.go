@@ -1,6 +1,9 @@
 package fsm
 
-import "sync"
+import (
+	"strings"
+	"sync"
+)
 
 // object is a decoded record of the store. Objects are immutable once staged: whoever changes one copies it first.
 type object interface {
@@ -59,6 +62,7 @@ func (c *cache) put(name string, o object) {
 		e.unlink()
 		c.push(e)
 	} else {
+		name = strings.Clone(name) // it may be part of a whole log record
 		e := &cached{name: name, object: o, cost: cost}
 		c.byName[name] = e
 		c.push(e)

@@ -39,7 +39,9 @@ var handle = func() *codec.MsgpackHandle {
 	h.WriteExt = true // strings and bytes apart, as msgpack has had them since 2013
 	h.StructToArray = true
 	h.Canonical = true
+	h.PositiveIntUnsigned = true // one form for a number, whatever the field's type
 	h.ErrorIfNoArrayExpand = true
+	h.ErrorIfNoField = true
 	h.MaxDepth = 16
 	h.MaxInitLen = 256 // a declared length allocates no more than this before bytes back it
 	return h
@@ -87,16 +89,24 @@ func formatOf(what string, data []byte, known byte) error {
 }
 
 // EncodeEntry encodes an entry for raft.Apply.
-func EncodeEntry(e Entry) []byte { return encode(EntryFormat, &e) }
+func EncodeEntry(e Entry) []byte {
+	if e.Time < 0 {
+		return encode(EntryFormat, &e)
+	}
+	return writeEntry(&e)
+}
 
-// DecodeEntry is the inverse of EncodeEntry. The records stay encoded.
+// DecodeEntry is the inverse of EncodeEntry. The records stay encoded and may share memory with data.
 func DecodeEntry(data []byte) (Entry, error) {
 	var e Entry
 	if err := formatOf("entry", data, EntryFormat); err != nil {
 		return e, err
 	}
-	if err := decode(data[1:], &e); err != nil {
-		return e, err
+	if !readEntry(data[1:], &e) {
+		e = Entry{}
+		if err := decode(data[1:], &e); err != nil {
+			return e, err
+		}
 	}
 	if len(e.Records) > MaxRecords {
 		return e, fmt.Errorf("%w: %d records in one entry", ErrMalformed, len(e.Records))
@@ -105,9 +115,9 @@ func DecodeEntry(data []byte) (Entry, error) {
 }
 
 // EncodeCommand encodes a command. Command.Format is written as CommandFormat whatever it says.
-func EncodeCommand(c Command) []byte { return encode(CommandFormat, &c) }
+func EncodeCommand(c Command) []byte { return writeCommand(&c) }
 
-// DecodeCommand is the inverse of EncodeCommand.
+// DecodeCommand is the inverse of EncodeCommand. What it returns may share memory with data.
 func DecodeCommand(data []byte) (Command, error) {
 	c := Command{}
 	if len(data) > MaxRecord {
@@ -116,8 +126,11 @@ func DecodeCommand(data []byte) (Command, error) {
 	if err := formatOf("command", data, CommandFormat); err != nil {
 		return c, err
 	}
-	if err := decode(data[1:], &c); err != nil {
-		return c, err
+	if !readCommand(data[1:], &c) {
+		c = Command{}
+		if err := decode(data[1:], &c); err != nil {
+			return c, err
+		}
 	}
 	c.Format = data[0]
 	return c, nil
@@ -157,6 +170,12 @@ func DecodeBody(kind Kind, data []byte) (any, error) {
 	}
 	if err := formatOf("body", data, BodyFormat); err != nil {
 		return nil, err
+	}
+	if read, ok := body.(*ReadVersions); ok {
+		if readReadVersions(data[1:], read) {
+			return read, nil
+		}
+		*read = ReadVersions{}
 	}
 	if err := decode(data[1:], body); err != nil {
 		return nil, err

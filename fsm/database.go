@@ -53,6 +53,8 @@ func openPebble(fs vfs.FS, dir string, log *slog.Logger, halt func(error), readO
 		LoggerAndTracer:    pebbleLogger{log: log, halt: halt},
 		ReadOnly:           readOnly,
 	}
+	// What is large is ciphertext or hashes: compressing it costs time and gains nothing.
+	opts.ApplyCompressionSettings(func() pebble.DBCompressionSettings { return pebble.DBCompressionNone })
 	for i := range opts.Levels {
 		opts.Levels[i].FilterPolicy = bloom.FilterPolicy(10) // most request ids were never seen: no read then
 	}

@@ -1,6 +1,9 @@
 package fsm
 
-import "math"
+import (
+	"math"
+	"strings"
+)
 
 // readVersions releases ciphertexts: all references of the command or none. Every reference gets its own audit leaf
 // with the version it named.
@@ -104,7 +107,7 @@ func (t *tx) secretPut(cmd *Command, b *SecretPut) outcome {
 	head.Changed = t.index
 	t.put(name, &head)
 	t.put(objVersion(b.Vault, b.Path, b.Version), &storedVersion{
-		Number: b.Version, Created: t.time, By: cmd.Principal, Size: uint32(len(b.Data.Ciphertext)),
+		Number: b.Version, Created: t.time, By: strings.Clone(cmd.Principal), Size: uint32(len(b.Data.Ciphertext)),
 	})
 	t.put(objData(b.Vault, b.Path, b.Version), &b.Data)
 	return wrote(b.Version)
