@@ -207,6 +207,14 @@ func (s *Snapshots) newest() *snapshot {
 	return s.stored[0]
 }
 
+// Newest returns index and term of the newest snapshot, zeros if there is none.
+func (s *Snapshots) Newest() (index, term uint64) {
+	if snap := s.newest(); snap != nil {
+		return snap.Index, snap.Term
+	}
+	return 0, 0
+}
+
 // Open implements raft.SnapshotStore. The snapshot stays until the reader is closed.
 func (s *Snapshots) Open(id string) (*raft.SnapshotMeta, io.ReadCloser, error) {
 	s.mu.Lock()
