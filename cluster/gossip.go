@@ -64,9 +64,16 @@ func (n *Node) gossipLoop() {
 	}()
 	tick := time.NewTicker(gossipEvery)
 	defer tick.Stop()
+	told := ""
 	for {
 		if err := n.gossipStep(); err != nil {
-			n.log.Info("gossip: will try again", "error", err)
+			// Said once: a member that is down or sealed for long does not gossip, and that is no news.
+			if text := err.Error(); text != told {
+				n.log.Info("gossip does not reach everybody; trying again", "error", err)
+				told = text
+			}
+		} else {
+			told = ""
 		}
 		select {
 		case <-tick.C:
