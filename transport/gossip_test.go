@@ -38,7 +38,7 @@ func gossip(t testing.TB, cfg GossipConfig) *Gossip {
 		mc.ProbeInterval, mc.ProbeTimeout = 100*time.Millisecond, 50*time.Millisecond
 		mc.GossipInterval, mc.PushPullInterval = 20*time.Millisecond, 300*time.Millisecond
 		mc.SuspicionMult, mc.TCPTimeout = 2, 2*time.Second
-		mc.GossipToTheDeadTime = 2 * time.Second
+		mc.GossipToTheDeadTime = time.Minute // until then a dead node keeps its name
 	}
 	g, err := NewGossip(cfg)
 	if err != nil {
@@ -142,9 +142,27 @@ func TestGossipKeepsOthersOut(t *testing.T) {
 			}
 		})
 	}
-	b := gossip(t, GossipConfig{ID: "b", Admit: admit})
+	// b lets x in and brings it along: b is welcome, x is not.
+	b := gossip(t, GossipConfig{ID: "b"})
+	x := gossip(t, GossipConfig{ID: "x"})
+	join(t, x, b)
 	join(t, b, a)
 	eventually(t, "a member gets in", func() bool { h, ok := a.Hint("b"); return ok && h.Alive })
+	eventually(t, "news of b after it brought x", func() bool {
+		_ = b.SetMeta(Meta{Applied: 1})
+		h, _ := a.Hint("b")
+		return h.Meta.Applied == 1
+	})
+	if members := a.list.Members(); len(members) != 2 {
+		t.Errorf("memberlist of a has %d members, want a and b", len(members))
+	}
+	d := delegate{a}
+	if err := d.NotifyMerge([]*memberlist.Node{{Name: "x"}, {Name: "y"}}); err == nil {
+		t.Error("merged with a list of strangers")
+	}
+	if err := d.NotifyMerge([]*memberlist.Node{{Name: "x"}, {Name: "b"}}); err != nil {
+		t.Errorf("a list with one member and one stranger: %v", err)
+	}
 }
 
 func TestGossipNetworks(t *testing.T) {

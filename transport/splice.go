@@ -34,20 +34,23 @@ type SpliceConfig struct {
 // connections that stay.
 type Splicer struct {
 	net.Listener
-	cfg  SpliceConfig
-	log  *slog.Logger
-	full *rate.Limiter
-	dial func(ctx context.Context, network, addr string) (net.Conn, error)
+	cfg      SpliceConfig
+	log      *slog.Logger
+	warnings *rate.Limiter
+	dial     func(ctx context.Context, network, addr string) (net.Conn, error)
 
 	ctx    context.Context
 	cancel context.CancelFunc
 	wg     sync.WaitGroup
 
-	mu     sync.Mutex
-	conns  int                  // open, kept and spliced
-	joined map[*splice]struct{} // spliced
-	out    map[string]struct{}  // local addresses of our connections to leaders
-	closed bool
+	mu      sync.Mutex
+	conns   int                  // open, kept and spliced
+	joined  map[*splice]struct{} // spliced
+	clients map[string]*splice   // the same, by the client's address
+	out     map[string]struct{}  // local addresses of our connections to leaders
+	loop    string               // target that led back here, until loopEnd
+	loopEnd time.Time
+	closed  bool
 }
 
 type splice struct {
@@ -74,8 +77,9 @@ func NewSplicer(ln net.Listener, cfg SpliceConfig) *Splicer {
 		Listener: ln,
 		cfg:      cfg,
 		log:      cfg.Logger.With("component", "splice"),
-		full:     rate.NewLimiter(1, 5),
+		warnings: rate.NewLimiter(1, 5),
 		joined:   make(map[*splice]struct{}),
+		clients:  make(map[string]*splice),
 		out:      make(map[string]struct{}),
 	}
 	s.dial = (&net.Dialer{Timeout: cfg.DialTimeout, KeepAliveConfig: keepAlive}).DialContext
@@ -90,7 +94,7 @@ func (s *Splicer) Accept() (net.Conn, error) {
 		if err != nil {
 			return nil, err
 		}
-		if !s.enter(conn) {
+		if !s.enter() {
 			_ = conn.Close()
 			continue
 		}
@@ -112,36 +116,21 @@ func (s *Splicer) Accept() (net.Conn, error) {
 	}
 }
 
-// enter counts a connection, or says that it must go: too many, or one of our
-// own that came back because a leader's client address points here.
-func (s *Splicer) enter(conn net.Conn) bool {
+// enter counts a connection, or says that there are too many.
+func (s *Splicer) enter() bool {
 	s.mu.Lock()
-	loop := s.looped(conn)
-	full := s.conns >= s.cfg.MaxConns
-	if !loop && !full && !s.closed {
-		s.conns++
-		s.mu.Unlock()
-		return true
+	defer s.mu.Unlock()
+	if s.closed {
+		return false
 	}
-	s.mu.Unlock()
-	if loop {
-		s.warnLoop()
-	} else if full && s.full.Allow() {
-		s.log.Warn("too many client connections", "limit", s.cfg.MaxConns)
+	if s.conns >= s.cfg.MaxConns {
+		if s.warnings.Allow() {
+			s.log.Warn("too many client connections", "limit", s.cfg.MaxConns)
+		}
+		return false
 	}
-	return false
-}
-
-// looped reports whether a connection is one of our own; mu is held.
-func (s *Splicer) looped(conn net.Conn) bool {
-	_, ok := s.out[conn.RemoteAddr().String()]
-	return ok
-}
-
-func (s *Splicer) warnLoop() {
-	if s.full.Allow() {
-		s.log.Error("the leader's client address leads back to this node; correct the advertised client addresses")
-	}
+	s.conns++
+	return true
 }
 
 func (s *Splicer) leave() {
@@ -150,50 +139,86 @@ func (s *Splicer) leave() {
 	s.conns--
 }
 
+// A leader's client address may lead back here: a load balancer's, say. Then
+// each splice would be accepted as a client and spliced again, without end. Such
+// a connection is known by its address, which is ours on the dialled side and
+// the client's on the accepted one; whichever of track and connect sees it second
+// finds the loop. The loop may have gone on by then, so that everything to this
+// target ends, and nothing goes there for a while.
+const loopPause = 5 * time.Second
+
+// track registers a splice that is about to be dialled.
 func (s *Splicer) track(j *splice) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.closed {
+	from := j.client.RemoteAddr().String()
+	if _, again := s.out[from]; again {
+		s.endLoop(j.target)
+	}
+	if s.closed || j.target == s.loop && time.Now().Before(s.loopEnd) {
 		return false
 	}
 	s.joined[j] = struct{}{}
+	s.clients[from] = j
 	return true
 }
 
-func (s *Splicer) untrack(j *splice) {
+// connect registers the dialled side; false means that the splice was given up
+// meanwhile.
+func (s *Splicer) connect(j *splice, leader net.Conn) bool {
 	s.mu.Lock()
-	delete(s.joined, j)
-	if j.leader != nil {
-		delete(s.out, j.leader.LocalAddr().String())
+	defer s.mu.Unlock()
+	j.leader = leader
+	from := leader.LocalAddr().String()
+	s.out[from] = struct{}{}
+	if s.clients[from] != nil {
+		s.endLoop(j.target)
 	}
-	s.mu.Unlock()
+	_, wanted := s.joined[j]
+	return wanted && !s.closed
+}
+
+// endLoop ends everything to a target that leads back here; mu is held.
+func (s *Splicer) endLoop(target string) {
+	s.loop, s.loopEnd = target, time.Now().Add(loopPause)
+	for j := range s.joined {
+		if j.target == target {
+			s.end(j)
+		}
+	}
+	if s.warnings.Allow() {
+		s.log.Error("the leader's client address leads back to this node; correct the advertised client addresses", "leader", target)
+	}
+}
+
+// end closes a splice, which notices and cleans up; mu is held.
+func (s *Splicer) end(j *splice) {
+	delete(s.joined, j)
 	_ = j.client.Close()
 	if j.leader != nil {
 		_ = j.leader.Close()
 	}
 }
 
+func (s *Splicer) untrack(j *splice) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.end(j)
+	delete(s.clients, j.client.RemoteAddr().String())
+	if j.leader != nil {
+		delete(s.out, j.leader.LocalAddr().String())
+	}
+}
+
 func (s *Splicer) run(j *splice) {
 	leader, err := s.dial(s.ctx, "tcp", j.target)
 	if err != nil {
-		if s.ctx.Err() == nil && s.full.Allow() {
+		if s.ctx.Err() == nil && s.warnings.Allow() {
 			s.log.Warn("cannot reach the leader's client port", "leader", j.target, "error", err)
 		}
 		return
 	}
-	s.mu.Lock()
-	_, wanted := s.joined[j] // Retarget may have given it up meanwhile
-	j.leader = leader
-	s.out[leader.LocalAddr().String()] = struct{}{}
-	// Asked again: a connection of our own can be accepted before the dial that
-	// made it returns and writes itself down.
-	loop := s.looped(j.client)
-	s.mu.Unlock()
-	if loop {
-		s.warnLoop()
-		return
-	}
-	if !wanted || s.ctx.Err() != nil {
+	if !s.connect(j, leader) {
 		return
 	}
 	var both sync.WaitGroup
@@ -229,11 +254,7 @@ func (s *Splicer) cut(which func(*splice) bool) {
 	defer s.mu.Unlock()
 	for j := range s.joined {
 		if which(j) {
-			delete(s.joined, j)
-			_ = j.client.Close()
-			if j.leader != nil {
-				_ = j.leader.Close()
-			}
+			s.end(j)
 		}
 	}
 }
