@@ -216,17 +216,22 @@ func (g *gate) try(ctx context.Context, c *call, r *round) (*answer, error) {
 	if err != nil {
 		return nil, err
 	}
-	if result.Code == fsm.CodeSuperseded {
-		g.forget(r)
-		return nil, errSuperseded
-	}
-	if result.Code == fsm.CodeExpired {
-		return nil, fault(hizov1.ReasonUnauthenticated) // the token, by the time the record applied
-	}
-	if err := outcome(result); err != nil {
+	if err := g.settle(r, result); err != nil {
 		return nil, err
 	}
 	return &answer{footing: r.footing, Result: result, caller: r.caller, origin: r.origin, now: r.now}, nil
+}
+
+// settle turns what Apply said into an error, nil for CodeOK.
+func (g *gate) settle(r *round, result fsm.Result) error {
+	switch result.Code {
+	case fsm.CodeSuperseded:
+		g.forget(r)
+		return errSuperseded
+	case fsm.CodeExpired:
+		return fault(hizov1.ReasonUnauthenticated) // the token, by the time the record applied
+	}
+	return outcome(result)
 }
 
 // refuse records a denial, and only then says no.
@@ -244,9 +249,8 @@ func (g *gate) refuse(ctx context.Context, c *call, r *round, verdicts []*verdic
 	if err != nil {
 		return err
 	}
-	if result.Code == fsm.CodeSuperseded {
-		g.forget(r)
-		return errSuperseded
+	if err := g.settle(r, result); err != nil {
+		return err // not on record, so no decision leaves
 	}
 	return why.denied(g, r)
 }

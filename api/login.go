@@ -144,6 +144,9 @@ func (s *authService) failed(ctx context.Context, l *login, r *loginRound) error
 	if result.Code == fsm.CodeSuperseded {
 		return errSuperseded
 	}
+	if err := outcome(result); err != nil {
+		return err
+	}
 	return errLogin()
 }
 

@@ -9,6 +9,7 @@ import (
 
 	"google.golang.org/protobuf/proto"
 
+	"github.com/hizo/hizo/api/policy"
 	"github.com/hizo/hizo/crypto/envelope"
 	"github.com/hizo/hizo/crypto/keyring"
 	"github.com/hizo/hizo/fsm"
@@ -116,7 +117,14 @@ func (f footing) open(rec fsm.AuditRecord) (sealedPart, error) {
 	if len(rec.Sealed) == 0 {
 		return sealedPart{}, nil
 	}
-	b, err := envelope.OpenAudit(f.keys, auditBind(rec.Principal, rec.Action, rec.Resource), rec.Sealed)
+	action := rec.Action
+	switch action { // Apply writes these itself, for offline verifiers
+	case fsm.ActionApprove:
+		action = string(policy.ClusterApprove)
+	case fsm.ActionRemove:
+		action = string(policy.ClusterRemove)
+	}
+	b, err := envelope.OpenAudit(f.keys, auditBind(rec.Principal, action, rec.Resource), rec.Sealed)
 	if err != nil {
 		return sealedPart{}, err
 	}
