@@ -110,7 +110,7 @@ func (n *Node) sealedDuty(ctx context.Context) {
 		if since.IsZero() {
 			since = time.Now()
 		}
-		if n.quorumPossible() && time.Since(since) < patience {
+		if _, possible := n.unsealProspect(); possible && time.Since(since) < patience {
 			continue
 		}
 		if to := n.unsealedVoter(ctx); to != "" {

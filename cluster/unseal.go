@@ -198,24 +198,10 @@ func (n *Node) sealedByFlag() {
 func (n *Node) unsealLoop() {
 	const first, slowest = 100 * time.Millisecond, 5 * time.Second
 	pause := first
-	for {
+	for n.ctx.Err() == nil {
 		changed := n.store.Changed()
-		attempt := n.keys.sealed() && n.quorumPossible()
-		if attempt {
-			ctx, cancel := context.WithTimeout(n.ctx, 20*time.Second)
-			err := n.unsealByQuorum(ctx)
-			cancel()
-			switch {
-			case err == nil:
-				pause = first
-				continue
-			case errors.Is(err, ErrNotAllowed):
-				// Every refusal is in the audit log: a refused node does not fill it.
-				pause = 12 * slowest
-			}
-			n.log.Info("not unsealed yet", "error", err)
-		}
-		if !attempt {
+		prospect, possible := n.unsealProspect()
+		if !possible || !n.keys.sealed() {
 			pause = first
 			select {
 			case <-changed:
@@ -224,20 +210,55 @@ func (n *Node) unsealLoop() {
 			}
 			continue
 		}
-		timer := time.NewTimer(pause)
-		select {
-		case <-timer.C:
-		case <-n.ctx.Done():
-			timer.Stop()
-			return
+		ctx, cancel := context.WithTimeout(n.ctx, 20*time.Second)
+		err := n.unsealByQuorum(ctx)
+		cancel()
+		if err == nil {
+			pause = first
+			continue
 		}
-		pause = min(2*pause, slowest)
+		if errors.Is(err, ErrNotAllowed) {
+			// Every refusal is in the audit log: a refused node does not fill it.
+			pause = 12 * slowest
+		}
+		n.log.Info("not unsealed yet", "error", err)
+		if n.pauseUnseal(pause, prospect) {
+			pause = min(2*pause, slowest)
+		} else {
+			pause = first
+		}
 	}
 }
 
-func (n *Node) quorumPossible() bool {
+// unsealProspect is what peers decide a share release by: as long as it stays the same, a refusal does too.
+type unsealProspect struct{ member, epoch uint64 }
+
+
+// unsealProspect also says whether asking peers makes sense at all.
+func (n *Node) unsealProspect() (unsealProspect, bool) {
 	cl, ok := n.store.Cluster()
-	return ok && !cl.Sealed && cl.NodeEpoch != 0
+	m, member := n.store.Member(n.cfg.ID)
+	return unsealProspect{m.Changed, cl.NodeEpoch},
+		ok && member && m.Approved && !m.Quarantined && !cl.Sealed && cl.NodeEpoch != 0
+}
+
+// pauseUnseal waits, and returns true after the whole pause, false as soon as the prospect changes.
+func (n *Node) pauseUnseal(pause time.Duration, was unsealProspect) bool {
+	timer := time.NewTimer(pause)
+	defer timer.Stop()
+	for {
+		changed := n.store.Changed()
+		if now, _ := n.unsealProspect(); now != was {
+			return false
+		}
+		select {
+		case <-timer.C:
+			return true
+		case <-changed:
+		case <-n.ctx.Done():
+			return false
+		}
+	}
 }
 
 // unsealByQuorum collects shares of the committed deal, its own first.
@@ -377,9 +398,9 @@ func (n *Node) releaseShare(ctx context.Context, to fsm.Member, epoch uint64, pu
 	if !ok {
 		return nil, ErrNotInitialised
 	}
-	stored, ok := n.store.Deal(epoch)
-	if !ok || epoch != cl.NodeEpoch {
-		return nil, fmt.Errorf("epoch %d is not the current one: %w", epoch, ErrNotAllowed)
+	stored, err := n.currentDeal(ctx, epoch)
+	if err != nil {
+		return nil, err
 	}
 	var deal shares.Deal
 	if err := deal.UnmarshalBinary(stored.Body); err != nil {
@@ -404,6 +425,30 @@ func (n *Node) releaseShare(ctx context.Context, to fsm.Member, epoch uint64, pu
 	}
 	defer clear(plain)
 	return hybrid.Seal(public, shareInfo(cl.ID, epoch, n.cfg.ID, to.ID), plain)
+}
+
+// currentDeal waits a moment for a deal to be the committed one here: whoever asks may have applied its
+// commit before this node.
+func (n *Node) currentDeal(ctx context.Context, epoch uint64) (fsm.Deal, error) {
+	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
+	defer cancel()
+	for {
+		changed := n.store.Changed()
+		cl, _ := n.store.Cluster()
+		if cl.NodeEpoch == epoch {
+			if deal, ok := n.store.Deal(epoch); ok {
+				return deal, nil
+			}
+		}
+		if cl.NodeEpoch > epoch {
+			return fsm.Deal{}, fmt.Errorf("epoch %d is over, %d is the current one", epoch, cl.NodeEpoch)
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return fsm.Deal{}, fmt.Errorf("epoch %d is not known here yet", epoch)
+		}
+	}
 }
 
 func shareReleaseAudit(holder, node string, epoch uint64) fsm.Audit {

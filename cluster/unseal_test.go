@@ -192,11 +192,23 @@ func TestQuarantinedNodeGetsNoShare(t *testing.T) {
 		Audits: []fsm.Audit{{Action: "cluster.quarantine", Resource: "node/" + victim.ID, Decision: fsm.Allowed}},
 	})
 	c.Restart(victim)
-	c.Await("a refusal in the audit log", func() bool {
-		return audited(t, c.Leader(), func(r fsm.AuditRecord) bool {
-			return r.Action == "share.release" && r.Resource == "node/"+victim.ID && r.Outcome == fsm.CodeDenied
-		})
+	c.Await("the quarantine to reach the node", func() bool {
+		m, _ := victim.Store().Member(victim.ID)
+		return m.Quarantined
 	})
+	for _, holder := range c.Running() {
+		if holder == victim {
+			continue
+		}
+		if err := victim.AskForShare(t.Context(), holder.ID); !errors.Is(err, cluster.ErrNotAllowed) {
+			t.Errorf("%s answered a quarantined node: %v", holder.ID, err)
+		}
+	}
+	if !audited(t, c.Leader(), func(r fsm.AuditRecord) bool {
+		return r.Action == "share.release" && r.Resource == "node/"+victim.ID && r.Outcome == fsm.CodeDenied
+	}) {
+		t.Error("the refusal is not in the audit log")
+	}
 	if !victim.Status().Sealed {
 		t.Fatal("a quarantined node unsealed")
 	}
@@ -207,8 +219,7 @@ func TestQuarantinedNodeGetsNoShare(t *testing.T) {
 		Kind: fsm.KindQuarantine, Principal: "user/test", Body: fsm.EncodeBody(fsm.KindQuarantine, &body),
 		Audits: []fsm.Audit{{Action: "cluster.quarantine", Resource: "node/" + victim.ID, Decision: fsm.Allowed}},
 	})
-	c.Restart(victim)
-	c.AwaitReady()
+	c.AwaitReady() // by itself: its rights changed
 }
 
 // A sealed leader hands leadership to an unsealed voter. With two voters there is no node set, so the
