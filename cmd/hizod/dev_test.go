@@ -311,7 +311,7 @@ func TestDevRunsACluster(t *testing.T) {
 			}
 			r.nothingLeft()
 
-			// The killed node comes back with the others, and with the data. When hizod dev itself is killed,
+			// The killed node comes back with the others, and with the data, and they unseal each other. When hizod dev itself is killed,
 			// its nodes go with it.
 			r = startDev(t, dir)
 			if got := reveal(t, r.ready()); got != "two" {
@@ -322,6 +322,9 @@ func TestDevRunsACluster(t *testing.T) {
 				t.Fatal(err)
 			}
 			r.wait()
+			if !strings.Contains(r.out.String(), "is back, unsealed by the nodes' own shares") {
+				t.Error("the nodes did not unseal each other")
+			}
 			for _, pid := range pids {
 				awaitGone(t, pid)
 			}
@@ -347,7 +350,10 @@ func TestDevWithOneNode(t *testing.T) {
 	}
 	r.nothingLeft()
 
-	// One node alone is unsealed by the operators' shares.
+	// A node that lost its share is unsealed by the operators' shares.
+	if err := os.RemoveAll(filepath.Join(dir, "nodes", "1", "data", "shares")); err != nil {
+		t.Fatal(err)
+	}
 	r = startDev(t, dir)
 	if got := reveal(t, r.ready()); got != "one" {
 		t.Errorf("after a restart: %q, want %q", got, "one")
@@ -358,7 +364,7 @@ func TestDevWithOneNode(t *testing.T) {
 	if code := r.wait(); code != 0 {
 		t.Errorf("SIGTERM: exit code %d, want 0", code)
 	}
-	if !strings.Contains(r.out.String(), "unsealed by the operators' shares") {
+	if !strings.Contains(r.out.String(), "is back, unsealed by the operators' shares") {
 		t.Error("it was not said how the node was unsealed")
 	}
 	r.nothingLeft()

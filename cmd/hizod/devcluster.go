@@ -211,14 +211,13 @@ func (c *devCluster) join(ctx context.Context) error {
 	return nil
 }
 
-// awaitMembers waits until every node votes, is unsealed and, where there is a node set, holds a share of it.
+// awaitMembers waits until every node votes, is unsealed and holds a share of the node set. (Below three voters there
+// is a node set in development mode only.)
 func (c *devCluster) awaitMembers(ctx context.Context) error {
-	dealt := len(c.nodes) >= 3
 	for _, n := range c.nodes {
 		err := n.waitFor(ctx, "it is a voter with a share", func() (bool, error) {
 			members, err := c.members(ctx)
-			m := members[n.Name]
-			return m.GetVoter() && (m.GetHoldsShare() || !dealt), err
+			return members[n.Name].GetVoter() && members[n.Name].GetHoldsShare(), err
 		})
 		if err != nil {
 			return err
@@ -227,10 +226,11 @@ func (c *devCluster) awaitMembers(ctx context.Context) error {
 			return err
 		}
 	}
-	if dealt {
+	switch len(c.nodes) {
+	case 1:
+		c.out.step("unsealed; its own token alone unseals it from now on, as only development mode allows")
+	default:
 		c.out.step("%d voters, unsealed; each holds a share under its own token, so they unseal each other from now on", len(c.nodes))
-	} else {
-		c.out.step("%d %s, unsealed; below three voters there is no node set: `hizod dev` enters the operators' shares at each start", len(c.nodes), plural(len(c.nodes), "voter", "voters"))
 	}
 	return nil
 }

@@ -18,8 +18,8 @@ import (
 	"github.com/hizo/hizo/api/hizov1"
 )
 
-// devUnsealPatience is how long nodes that hold shares get to unseal each other before the operators' shares are used.
-const devUnsealPatience = 20 * time.Second
+// devUnsealPatience is how long the nodes get to unseal each other before the operators' shares are entered.
+const devUnsealPatience = 10 * time.Second
 
 // newOperators makes an age identity for each operator and returns their public halves.
 func (d *devDir) newOperators(count int) ([]string, error) {
@@ -78,16 +78,12 @@ func (d *devDir) client() (*client.Client, error) {
 	return client.New(client.Config{Addrs: addrs, CA: ca, Token: client.TokenFile(d.path("admin.token"))})
 }
 
-// comeBack waits until a cluster that was set up before is up again. Three and more nodes unseal each other;
-// for fewer, and for those that cannot, the operators' shares are there.
+// comeBack waits until a cluster that was set up before is up again. Its nodes unseal each other; where they can't,
+// the operators' shares are entered.
 func (c *devCluster) comeBack(ctx context.Context) error {
 	var err error
 	if c.client, err = c.dir.client(); err != nil {
 		return err
-	}
-	patience := devUnsealPatience
-	if len(c.nodes) < 3 {
-		patience = 0
 	}
 	begin := time.Now()
 	entered := false
@@ -101,7 +97,7 @@ func (c *devCluster) comeBack(ctx context.Context) error {
 			if err != nil || !status.GetInitialised() || status.GetLeaderId() == "" {
 				return false, err
 			}
-			if status.GetSealed() && time.Since(begin) >= patience {
+			if status.GetSealed() && time.Since(begin) >= devUnsealPatience {
 				entered = true
 				return false, c.enterShares(ctx, one)
 			}
@@ -112,11 +108,11 @@ func (c *devCluster) comeBack(ctx context.Context) error {
 			return err
 		}
 	}
-	how := "the nodes unsealed each other"
+	how := "the nodes' own shares"
 	if entered {
-		how = "unsealed by the operators' shares"
+		how = "the operators' shares"
 	}
-	c.out.step("the cluster of %s is back; %s", c.dir.shown, how)
+	c.out.step("the cluster of %s is back, unsealed by %s", c.dir.shown, how)
 	return c.login(ctx)
 }
 

@@ -7,6 +7,7 @@ umask 077
 here=$(cd "$(dirname "$0")" && pwd)
 files=$DEMO_DIR/files
 mkdir -p "$files"
+cd "$here"
 
 if [ -t 1 ]; then bold=$'\e[1m' dim=$'\e[2m' plain=$'\e[0m'; else bold='' dim='' plain=''; fi
 number=0
@@ -32,7 +33,7 @@ run() {
 refused() {
   show "$@"
   local code=0
-  "$@" 2>&1 | indent || code=${PIPESTATUS[0]}
+  "$@" 2>&1 | fold -s -w 110 | indent || code=${PIPESTATUS[0]}
   [ "$code" -eq 2 ] || fail "expected a refusal (exit 2), got exit $code"
 }
 
@@ -81,14 +82,14 @@ unset revealed
 step "A training pipeline gets an identity, and no right yet"
 run hizo workload create train
 show "hizo workload secret-id train > secret-id        (works once)"
-hizo workload secret-id train >"$files/secret-id"
+{ hizo workload secret-id train >"$files/secret-id"; } 2>&1 | indent
 show "hizo login --workload train --secret-id-file secret-id"
 as train hizo login --workload train --secret-id-file "$files/secret-id" 2>&1 | indent
 as train refused hizo run --env DATA_PASSWORD=hizo://ml/iris/source#password -- true
 
 step "The engineer grants the pipeline one reference: to inject, not to read"
 sed -n '/^permit/,$p' "$here/train.cedar" | indent
-run hizo policy put train-iris "@$here/train.cedar"
+run hizo policy put train-iris @train.cedar
 as train refused hizo secret get ml/iris/source --field password
 
 step "The pipeline trains; its data source demands the password"
@@ -101,7 +102,10 @@ say "the data source is at $url"
 train() {
   show "hizo run --env DATA_PASSWORD=hizo://ml/iris/source#password -- python3 train.py $url"
   as train hizo run --env DATA_PASSWORD=hizo://ml/iris/source#password -- \
-    "$DEMO_PYTHON" "$here/train.py" "$url" >"$files/train.out" 2>&1 || { indent <"$files/train.out"; fail "training failed"; }
+    "$DEMO_PYTHON" "$here/train.py" "$url" >"$files/train.out" 2>&1 || {
+    indent <"$files/train.out"
+    fail "training failed"
+  }
   indent <"$files/train.out"
 }
 train
