@@ -233,7 +233,6 @@ func (n *Node) unsealLoop() {
 // unsealProspect is what peers decide a share release by: as long as it stays the same, a refusal does too.
 type unsealProspect struct{ member, epoch uint64 }
 
-
 // unsealProspect also says whether asking peers makes sense at all.
 func (n *Node) unsealProspect() (unsealProspect, bool) {
 	cl, ok := n.store.Cluster()

@@ -34,7 +34,7 @@ func TestColdRestartAYearLater(t *testing.T) {
 	}
 	c.AwaitReady()
 	leader := c.Leader()
-	if got := leader.Store().Time() - before; got < (365*24*time.Hour).Milliseconds() {
+	if got := leader.Store().Time() - before; got < (365 * 24 * time.Hour).Milliseconds() {
 		t.Errorf("cluster time moved %v ms in a year", got)
 	}
 	if !audited(t, leader, func(r fsm.AuditRecord) bool { return r.Action == "clock.jump" && r.Outcome == fsm.CodeOK }) {
@@ -254,4 +254,3 @@ func audited(t *testing.T, n *clustertest.Node, match func(fsm.AuditRecord) bool
 	}
 	return false
 }
-
