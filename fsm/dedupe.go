@@ -10,9 +10,13 @@ import (
 // A request id is a UUIDv7 (RFC 9562 section 5.7) and begins with its time in milliseconds, so the memory is ordered by
 // age without an index of its own, and "too old to be remembered" and "no longer remembered" are one rule.
 
-// remembers says whether a command's request id is remembered.
+// remembers says whether a command's request id is remembered: for all that changes more than the clock.
 func remembers(cmd *Command) bool {
-	return cmd.Request != [16]byte{} && cmd.Kind != KindRecord && cmd.Kind != KindRead
+	switch cmd.Kind {
+	case KindRecord, KindRead, KindTick, KindClockJump:
+		return false
+	}
+	return cmd.Request != [16]byte{}
 }
 
 // settled codes are answers a retry must get again. The others leave the id free: nothing happened, and the same
