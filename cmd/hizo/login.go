@@ -33,6 +33,9 @@ type loginCmd struct {
 }
 
 func (c *loginCmd) Run(s *session) error {
+	if err := c.check(); err != nil {
+		return err
+	}
 	path, err := s.tokenPath()
 	if err != nil {
 		return err
@@ -73,11 +76,19 @@ func roleList(roles []string) string {
 	return " (" + strings.Join(roles, ", ") + ")"
 }
 
+func (c *loginCmd) check() error {
+	switch {
+	case c.Enrol && c.User == "":
+		return errors.New("--enrol makes a new user: name it with --user NAME")
+	case c.User == "" && c.Workload == "" && c.Cert == "":
+		return errors.New("say who logs in: --user NAME, --workload NAME, or --cert FILE --key FILE")
+	}
+	return nil
+}
+
 func (c *loginCmd) login(s *session, cl *client.Client) (*hizov1.LoginResponse, error) {
 	ttl := seconds(c.TTL)
 	switch {
-	case c.Enrol && c.User == "":
-		return nil, errors.New("--enrol makes a new user: name it with --user NAME")
 	case c.Enrol:
 		return c.enrol(s, cl)
 	case c.User != "":
@@ -93,10 +104,8 @@ func (c *loginCmd) login(s *session, cl *client.Client) (*hizov1.LoginResponse, 
 			file = "-"
 		}
 		return loginWorkload(s.ctx, s, cl, c.Workload, file, ttl)
-	case c.Cert != "":
-		return cl.Auth().LoginCertificate(s.ctx, &hizov1.LoginCertificateRequest{TtlSeconds: ttl})
 	}
-	return nil, errors.New("say who logs in: --user NAME, --workload NAME, or --cert FILE --key FILE")
+	return cl.Auth().LoginCertificate(s.ctx, &hizov1.LoginCertificateRequest{TtlSeconds: ttl})
 }
 
 func loginWorkload(ctx context.Context, s *session, cl *client.Client, workload, file string, ttl int64) (*hizov1.LoginResponse, error) {

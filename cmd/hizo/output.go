@@ -5,9 +5,11 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"reflect"
 	"strings"
 	"time"
 	"unicode"
+	"unicode/utf16"
 	"unicode/utf8"
 
 	"github.com/goccy/go-yaml"
@@ -68,8 +70,13 @@ func (s *session) showJSON(compact []byte) error {
 
 // encode makes indented JSON or YAML of compact JSON, in the same order.
 func encode(format string, compact []byte) ([]byte, error) {
+	compact = escapeJSON(compact)
 	if format == "yaml" {
-		return yaml.JSONToYAML(compact)
+		b, err := yaml.JSONToYAML(compact)
+		if err == nil && sameAsJSON(b, compact) {
+			return b, nil
+		}
+		// The encoder has no form for every string (control characters). JSON is YAML too.
 	}
 	var b bytes.Buffer
 	if err := json.Indent(&b, compact, "", "  "); err != nil {
@@ -77,6 +84,40 @@ func encode(format string, compact []byte) ([]byte, error) {
 	}
 	b.WriteByte('\n')
 	return b.Bytes(), nil
+}
+
+func sameAsJSON(text, compact []byte) bool {
+	if bytes.ContainsFunc(text, func(r rune) bool { return r != '\n' && !unicode.IsPrint(r) }) {
+		return false
+	}
+	back, err := yaml.YAMLToJSON(text)
+	if err != nil {
+		return false
+	}
+	var got, want any
+	return json.Unmarshal(back, &got) == nil && json.Unmarshal(compact, &want) == nil && reflect.DeepEqual(got, want)
+}
+
+// escapeJSON escapes what a terminal would act on or hide; encoders leave most of it as it is. Outside of strings
+// JSON is plain ASCII.
+func escapeJSON(compact []byte) []byte {
+	hidden := func(r rune) bool { return r >= 0x7f && !unicode.IsPrint(r) }
+	if !bytes.ContainsFunc(compact, hidden) {
+		return compact
+	}
+	var b []byte
+	for _, r := range string(compact) {
+		switch {
+		case !hidden(r):
+			b = utf8.AppendRune(b, r)
+		case r > 0xffff:
+			high, low := utf16.EncodeRune(r)
+			b = fmt.Appendf(b, `\u%04x\u%04x`, high, low)
+		default:
+			b = fmt.Appendf(b, `\u%04x`, r)
+		}
+	}
+	return b
 }
 
 // messageJSON is compact; protojson's own spacing is random on purpose.

@@ -158,7 +158,7 @@ func fromFile(path string) ([]variable, error) {
 			if err != nil {
 				return nil, fmt.Errorf("environment file %s, line %d: %w", path, p.Line, err)
 			}
-			v.ref = &ref
+			v.plain, v.ref = "", &ref
 		}
 		out = append(out, v)
 	}
