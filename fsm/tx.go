@@ -3,7 +3,9 @@ package fsm
 import (
 	"encoding/binary"
 	"fmt"
+	"slices"
 	"sort"
+	"strings"
 
 	"github.com/cockroachdb/pebble/v2"
 	"golang.org/x/mod/sumdb/tlog"
@@ -211,7 +213,19 @@ func (t *tx) commit() {
 
 	s.sweeps.later(t.due)
 	t.must(t.batch.Close())
+	if t.membership() {
+		t.must(s.db.Flush())
+	}
 	s.wake()
+}
+
+// membership says whether the entry changed what nodes know each other by. Such changes are on disk before anybody
+// hears of them: a node that starts needs the pinned keys to reach its peers, and it learns from them only how much of
+// the log is committed. Were they in memory alone, a cluster whose nodes all lost power could not elect a leader.
+func (t *tx) membership() bool {
+	return slices.ContainsFunc(t.order, func(name string) bool {
+		return name == ObjCluster || strings.HasPrefix(name, "member/")
+	})
 }
 
 func (t *tx) cluster() *Cluster { return find[Cluster](t, ObjCluster) }
