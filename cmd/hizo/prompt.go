@@ -20,7 +20,8 @@ var errInterrupted = errors.New("interrupted: nothing was changed")
 // ask prompts for a secret without echo. The terminal is restored even when a signal ends the program.
 func (s *session) ask(prompt string) ([]byte, error) {
 	fd := int(s.stdin.Fd())
-	before, err := term.GetState(fd)
+	// Echo ends before the prompt appears: ReadPassword alone would show what is typed in between.
+	before, err := term.MakeRaw(fd)
 	if err != nil {
 		return nil, fmt.Errorf("prompt: %w", err)
 	}
@@ -40,8 +41,10 @@ func (s *session) ask(prompt string) ([]byte, error) {
 		fmt.Fprintln(s.stderr)
 		return nil, errors.Join(errInterrupted, err)
 	case a := <-answered:
+		a.err = errors.Join(a.err, term.Restore(fd, before))
 		fmt.Fprintln(s.stderr)
 		if a.err != nil {
+			clear(a.text)
 			return nil, fmt.Errorf("prompt: %w", a.err)
 		}
 		return a.text, nil

@@ -34,6 +34,7 @@ func TestLocalScripts(t *testing.T) {
 		Dir: "testdata/local", UpdateScripts: *update, RequireUniqueNames: true,
 		Setup: func(env *testscript.Env) error {
 			env.Setenv("HOME", env.WorkDir)
+			env.Vars = append(env.Vars, quickRace)
 			return nil
 		},
 	})
@@ -65,6 +66,7 @@ func TestInitScripts(t *testing.T) {
 		Dir: "testdata/init", UpdateScripts: *update, RequireUniqueNames: true,
 		Setup: func(env *testscript.Env) error {
 			env.Setenv("HOME", env.WorkDir)
+			env.Vars = append(env.Vars, quickRace)
 			return startNode(env.T().(testing.TB), env)
 		},
 	})
@@ -103,6 +105,7 @@ func startNode(t testing.TB, env *testscript.Env) error {
 func connectScript(c *apitest.Cluster, env *testscript.Env) error {
 	name := strings.TrimPrefix(filepath.Base(env.WorkDir), "script-")
 	env.Setenv("HOME", env.WorkDir)
+	env.Vars = append(env.Vars, quickRace)
 	env.Setenv("NAME", name)
 	env.Setenv("XDG_CONFIG_HOME", filepath.Join(env.WorkDir, ".config"))
 	env.Setenv("HIZO_ADDRS", strings.Join(c.Addrs(), ","))
