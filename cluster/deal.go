@@ -28,7 +28,7 @@ import (
 // working, because nothing of it is destroyed before the new one is proven and committed.
 const (
 	dealWait  = 10 * time.Second // for the proofs
-	dealAgain = 15 * time.Second // after a deal that did not come to a commit
+	dealAgain = 30 * time.Second // at most, after deals that did not come to a commit; at first one second
 	minNodes  = 3                // no node set before that many voters
 )
 
@@ -54,6 +54,7 @@ func (n *Node) wantedSet(cl fsm.Cluster, members []fsm.Member) (ids []string, th
 // dealDuty deals whenever the committed node set is not the one wanted.
 func (n *Node) dealDuty(ctx context.Context, term uint64) {
 	var failed time.Time
+	var pause time.Duration
 	n.reconcile(ctx, func() error {
 		cl, ok := n.store.Cluster()
 		if !ok || n.keys.sealed() {
@@ -78,7 +79,7 @@ func (n *Node) dealDuty(ctx context.Context, term uint64) {
 			}
 		}
 		ids, threshold := n.wantedSet(cl, members)
-		if len(ids) == 0 || threshold > len(ids) || time.Since(failed) < dealAgain {
+		if len(ids) == 0 || threshold > len(ids) || time.Since(failed) < pause {
 			return nil
 		}
 		rotate := n.rotationDue(cl, members, threshold)
@@ -86,9 +87,10 @@ func (n *Node) dealDuty(ctx context.Context, term uint64) {
 			return nil
 		}
 		err := n.deal(ctx, term, cl, ids, threshold, rotate)
-		if err != nil {
-			failed = time.Now()
+		if pause = min(2*pause+time.Second, dealAgain); err == nil {
+			pause = 0
 		}
+		failed = time.Now()
 		return err
 	})
 }

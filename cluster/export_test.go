@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 
 	"github.com/hizo/hizo/crypto/shares"
+	"github.com/hizo/hizo/fsm"
 )
 
 // TokenWithOtherSecret is a join token for the same members with a secret that the cluster does not know.
@@ -32,3 +33,42 @@ func (n *Node) AskForShare(ctx context.Context, holder string) error {
 	share.Wipe()
 	return err
 }
+
+// SignCheckpoint is what a peer asks for.
+func (n *Node) SignCheckpoint(ctx context.Context, cp fsm.Checkpoint) ([]byte, error) {
+	return n.signCheckpoint(ctx, cp)
+}
+
+// ProposeDeal proposes a deal that nobody will ever finish, as a leader that dies in the middle does.
+func (n *Node) ProposeDeal(ctx context.Context) (uint64, error) {
+	cl, _ := n.store.Cluster()
+	ids := n.voters()
+	secret, deal, list, err := shares.Split(cl.ID, shares.NodeSet, len(ids)/2+1, len(ids))
+	if err != nil {
+		return 0, err
+	}
+	defer secret.Wipe()
+	body, err := deal.MarshalBinary()
+	if err != nil {
+		return 0, err
+	}
+	cmd := n.dutyCommand(fsm.KindDealPropose, &fsm.DealPropose{Deal: fsm.Deal{
+		Body: body, Members: ids, Threshold: len(ids)/2 + 1, Root: []byte{1}, RootGeneration: cl.RootGeneration,
+	}})
+	result, err := n.Propose(ctx, cmd)
+	if err == nil {
+		err = codeError(result)
+	}
+	if err != nil {
+		return 0, err
+	}
+	for i, id := range ids {
+		if id == n.cfg.ID {
+			_, err = n.shares.put(ctx, result.Index, deal, list[i])
+		}
+	}
+	return result.Index, err
+}
+
+// ShareEpochs lists the deals that this node holds a share of.
+func (n *Node) ShareEpochs() ([]uint64, error) { return n.shares.epochs() }

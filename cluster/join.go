@@ -39,6 +39,9 @@ type joinToken struct {
 const (
 	joinPrefix = "hizojoin_"
 	joinFormat = 1
+
+	maxTokenMembers = 16 // one that answers is enough
+	maxTokenText    = 8 << 10
 )
 
 var errTokenText = errors.New("not a join token: it is mistyped or cut short")
@@ -61,7 +64,7 @@ func (t joinToken) text() string {
 func parseJoinToken(text string) (joinToken, error) {
 	var t joinToken
 	encoded, ok := strings.CutPrefix(strings.TrimSpace(text), joinPrefix)
-	if !ok || len(encoded) > 64<<10 {
+	if !ok || len(encoded) > maxTokenText || strings.ContainsAny(encoded, "\r\n") { // which base64 skips
 		return t, errTokenText
 	}
 	b, err := base64.RawURLEncoding.Strict().DecodeString(encoded)
@@ -83,6 +86,9 @@ func parseJoinToken(text string) (joinToken, error) {
 		}
 		m := Peer{Addr: string(rest[33 : 33+int(rest[32])])}
 		copy(m.Key[:], rest)
+		if _, _, err := net.SplitHostPort(m.Addr); err != nil || len(t.members) == maxTokenMembers {
+			return t, errTokenText
+		}
 		t.members = append(t.members, m)
 		rest = rest[33+int(rest[32]):]
 	}
@@ -111,7 +117,7 @@ func (n *Node) NewJoinToken(node string, fingerprint [32]byte, ttl time.Duration
 	t := joinToken{cluster: cl.ID}
 	rand.Read(t.secret[:])
 	for _, m := range n.store.Members() {
-		if m.Approved && !m.Quarantined {
+		if m.Approved && !m.Quarantined && len(t.members) < maxTokenMembers {
 			t.members = append(t.members, Peer{Addr: m.PeerAddr, Key: sha256.Sum256(m.Key)})
 		}
 	}

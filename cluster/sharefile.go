@@ -37,6 +37,15 @@ var errShareFile = errors.New("this node's share file is damaged; the next deal 
 
 func openShareFiles(ctx context.Context, dir string, s seal.Seal, node string) (*shareFiles, error) {
 	f := &shareFiles{dir: dir, seal: s, node: node}
+	left, err := filepath.Glob(filepath.Join(dir, tempPrefix+"*"))
+	if err != nil {
+		return nil, err
+	}
+	for _, name := range left { // a crash before the rename
+		if err := os.Remove(name); err != nil {
+			return nil, fmt.Errorf("share files: %w", err)
+		}
+	}
 	epochs, err := f.epochs()
 	if err != nil {
 		return nil, err
@@ -76,8 +85,6 @@ func (f *shareFiles) epochs() ([]uint64, error) {
 	for _, e := range entries {
 		if epoch, err := strconv.ParseUint(e.Name(), 10, 64); err == nil {
 			list = append(list, epoch)
-		} else if strings.HasPrefix(e.Name(), tempPrefix) {
-			_ = os.Remove(filepath.Join(f.dir, e.Name())) // a crash before the rename
 		}
 	}
 	slices.Sort(list)

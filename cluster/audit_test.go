@@ -1,0 +1,200 @@
+package cluster_test
+
+import (
+	"bytes"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/sha256"
+	"crypto/tls"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/pem"
+	"errors"
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/hizo/hizo/cluster"
+	"github.com/hizo/hizo/cluster/clustertest"
+	"github.com/hizo/hizo/crypto/seal"
+	"github.com/hizo/hizo/fsm"
+)
+
+// Every node signs the audit tree as it grows, and the signatures verify under the pinned keys.
+func TestCheckpoints(t *testing.T) {
+	c := clustertest.Start(t, clustertest.Options{CheckpointEvery: 50 * time.Millisecond})
+	leader := c.Leader()
+	last := c.Must(record("list"))
+	var cp fsm.Checkpoint
+	c.Await("a checkpoint by all three that covers the record", func() bool {
+		var ok bool
+		cp, ok = leader.Store().LatestCheckpoint()
+		return ok && cp.Size > last.Audit && len(cp.Signatures) == 3
+	})
+	if cp.Origin != cluster.Origin(c.ID) {
+		t.Errorf("origin %q", cp.Origin)
+	}
+	digest := sha256.Sum256(cp.NoteText())
+	for _, s := range cp.Signatures {
+		m, _ := leader.Store().Member(s.Node)
+		key, err := x509.ParsePKIXPublicKey(m.Key)
+		if err != nil || !ecdsa.VerifyASN1(key.(*ecdsa.PublicKey), digest[:], s.Signature) {
+			t.Errorf("signature of %s does not verify: %v", s.Node, err)
+		}
+	}
+	size := leader.Store().AuditSize()
+	c.Must(fsm.Command{Kind: fsm.KindTick, Principal: "node/" + leader.ID, Body: fsm.EncodeBody(fsm.KindTick, &fsm.Tick{})})
+	if got := leader.Store().AuditSize(); got != size {
+		t.Errorf("the tree grew by itself from %d to %d records", size, got)
+	}
+}
+
+// A node signs no other root, nothing shorter than what it has signed, nothing of another cluster, and
+// nothing at all once the file that remembers its last signature was tampered with.
+func TestCheckpointsRefused(t *testing.T) {
+	c := clustertest.New(t, clustertest.Options{Nodes: 1, CheckpointEvery: time.Hour})
+	c.Init()
+	n := c.Nodes[0]
+	for range 4 {
+		c.Must(record("list"))
+	}
+	make := func(size uint64) fsm.Checkpoint {
+		root, err := n.Store().TreeRoot(size)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return fsm.Checkpoint{Origin: cluster.Origin(c.ID), Size: size, Root: root[:], Time: n.Store().Time()}
+	}
+	if _, err := n.SignCheckpoint(t.Context(), make(3)); err != nil {
+		t.Fatalf("sign: %v", err)
+	}
+	other := make(4)
+	other.Root = bytes.Repeat([]byte{1}, 32)
+	foreign := make(4)
+	foreign.Origin = "hizo/00"
+	old := make(4)
+	old.Time -= time.Hour.Milliseconds()
+	for name, cp := range map[string]fsm.Checkpoint{"shorter": make(2), "another root": other, "another cluster": foreign, "old": old} {
+		if _, err := n.SignCheckpoint(t.Context(), cp); !errors.Is(err, cluster.ErrCheckpoint) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	if _, err := n.SignCheckpoint(t.Context(), make(4)); err != nil {
+		t.Fatalf("sign the next: %v", err)
+	}
+	c.Restart(n)
+	c.Leader()
+	if _, err := n.SignCheckpoint(t.Context(), make(3)); !errors.Is(err, cluster.ErrCheckpoint) {
+		t.Errorf("after a restart it signed something shorter: %v", err)
+	}
+	c.Kill(n)
+	path := filepath.Join(n.Dir, "data", "head")
+	head, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	head[len(head)-1] ^= 1
+	if err := os.WriteFile(path, head, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	c.Restart(n)
+	c.Leader()
+	if _, err := n.SignCheckpoint(t.Context(), make(5)); !errors.Is(err, seal.ErrAuth) {
+		t.Errorf("signed with a damaged memory: %v", err)
+	}
+}
+
+// Clients verify the cluster's name against its CA, at every node.
+func TestNodeCertificates(t *testing.T) {
+	c := clustertest.New(t, clustertest.Options{Nodes: 2})
+	before, err := c.Nodes[1].ClientCertificate()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if leaf := parse(t, before); leaf.Issuer.String() != leaf.Subject.String() {
+		t.Error("a certificate before there is a CA")
+	}
+	c.Init()
+	c.Join(c.Nodes[1])
+	roots := x509.NewCertPool()
+	if !roots.AppendCertsFromPEM(c.CA) {
+		t.Fatal("no CA certificate")
+	}
+	for _, n := range c.Nodes {
+		c.Await("a certificate of "+n.ID, func() bool {
+			m, _ := n.Store().Member(n.ID)
+			return len(m.ClientCert) > 0
+		})
+		cert, err := n.ClientCertificate()
+		if err != nil {
+			t.Fatal(err)
+		}
+		leaf := parse(t, cert)
+		for _, name := range []string{cluster.ServerName, n.ID, n.ID + ".test.invalid"} {
+			if _, err := leaf.Verify(x509.VerifyOptions{Roots: roots, DNSName: name}); err != nil {
+				t.Errorf("%s as %s: %v", n.ID, name, err)
+			}
+		}
+		if key, ok := leaf.PublicKey.(*ecdsa.PublicKey); !ok || !key.Equal(n.Seal.Identity().Public()) {
+			t.Errorf("%s: the certificate is not over its HSM key", n.ID)
+		}
+	}
+}
+
+func parse(t *testing.T, cert *tls.Certificate) *x509.Certificate {
+	t.Helper()
+	leaf, err := x509.ParseCertificate(cert.Certificate[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	return leaf
+}
+
+func TestClientCertificates(t *testing.T) {
+	c := clustertest.New(t, clustertest.Options{Nodes: 1})
+	c.Init()
+	n := c.Nodes[0]
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	csr, err := x509.CreateCertificateRequest(rand.Reader, &x509.CertificateRequest{
+		Subject: pkix.Name{CommonName: "root"}, DNSNames: []string{cluster.ServerName},
+	}, key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	out, body, err := n.IssueClientCertificate("workload/train", csr, time.Hour)
+	if err != nil {
+		t.Fatal(err)
+	}
+	block, _ := pem.Decode(out)
+	leaf, err := x509.ParseCertificate(block.Bytes)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if leaf.Subject.CommonName != "workload/train" || len(leaf.DNSNames) != 0 {
+		t.Errorf("names were taken from the request: %v %v", leaf.Subject, leaf.DNSNames)
+	}
+	roots := x509.NewCertPool()
+	roots.AppendCertsFromPEM(c.CA)
+	if _, err := leaf.Verify(x509.VerifyOptions{Roots: roots, KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}}); err != nil {
+		t.Error(err)
+	}
+	if _, err := leaf.Verify(x509.VerifyOptions{Roots: roots, KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth}}); err == nil {
+		t.Error("a client's certificate serves")
+	}
+	ring, err := n.Keyring()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := ring.VerifyMAC(1, body.MACDomain(), body.MACBody(), body.MAC); err != nil {
+		t.Error(err)
+	}
+	csr[len(csr)-1] ^= 1
+	if _, _, err := n.IssueClientCertificate("workload/train", csr, time.Hour); !errors.Is(err, cluster.ErrCSR) {
+		t.Errorf("a request with a broken signature: %v", err)
+	}
+}
