@@ -117,10 +117,12 @@ func (k *call) outgoing(ctx context.Context) (context.Context, error) {
 	md.Set(hizov1.MetaRequestID, k.id)
 	if source := k.c.cfg.Token; source != nil && needsToken(k.method) {
 		token, err := source(ctx)
-		if err != nil {
+		switch {
+		case err == nil:
+			md.Set(hizov1.MetaAuthorization, "Bearer "+token)
+		case !tokenOptional(k.method):
 			return nil, err
 		}
-		md.Set(hizov1.MetaAuthorization, "Bearer "+token)
 	}
 	return metadata.NewOutgoingContext(ctx, md), nil
 }
@@ -306,6 +308,9 @@ func (k *call) ended(cause error) error {
 	}
 	if e, ok := errors.AsType[*Error](k.last); ok && judge(e) != ambiguous {
 		if e.Reason == hizov1.ReasonNotLeader {
+			for _, refusal := range k.refused { // the others point to a node that is sealed: that is what is wrong
+				return refusal
+			}
 			e.Message = fmt.Sprintf("the cluster has no leader that can be reached (asked %d times, last %s): a majority of the nodes must run and see each other", k.attempts, e.Node)
 		}
 		return e

@@ -58,6 +58,11 @@ func (s *session) askNodes() ([]nodeStatus, error) {
 	}
 	cfg.Timeout = min(cfg.Timeout, 5*time.Second)
 	cfg.Patience = time.Second
+	path, err := s.tokenPath()
+	if err != nil {
+		return nil, err
+	}
+	cfg.Token = client.TokenFile(path)
 	all, err := client.New(cfg)
 	if err != nil {
 		return nil, err
@@ -67,7 +72,7 @@ func (s *session) askNodes() ([]nodeStatus, error) {
 	done := make(chan struct{})
 	for i, addr := range all.Addrs() {
 		go func() {
-			nodes[i] = askNode(s.ctx, all, addr)
+			nodes[i] = askNode(s.ctx, all, cfg, addr)
 			done <- struct{}{}
 		}()
 	}
@@ -77,7 +82,19 @@ func (s *session) askNodes() ([]nodeStatus, error) {
 	return nodes, nil
 }
 
-func askNode(ctx context.Context, all *client.Client, addr string) nodeStatus {
+func askAnonymously(ctx context.Context, cfg client.Config, n nodeStatus) nodeStatus {
+	cfg.Token, cfg.Addrs = nil, []string{n.addr}
+	one, err := client.New(cfg)
+	if err != nil {
+		n.err = err
+		return n
+	}
+	defer one.Close()
+	n.status, n.err = one.Cluster().Status(ctx, &hizov1.StatusRequest{})
+	return n
+}
+
+func askNode(ctx context.Context, all *client.Client, cfg client.Config, addr string) nodeStatus {
 	n := nodeStatus{addr: addr}
 	one, err := all.Node(addr)
 	if err != nil {
@@ -86,6 +103,10 @@ func askNode(ctx context.Context, all *client.Client, addr string) nodeStatus {
 	}
 	defer one.Close()
 	n.status, n.err = one.Cluster().Status(ctx, &hizov1.StatusRequest{})
+	if client.IsReason(n.err, hizov1.ReasonUnauthenticated) || client.IsReason(n.err, hizov1.ReasonPermissionDenied) {
+		// The token has ended or may not see more: what everybody may see is better than nothing.
+		return askAnonymously(ctx, cfg, n)
+	}
 	return n
 }
 
