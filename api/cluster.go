@@ -300,16 +300,20 @@ func (s *clusterService) Unseal(ctx context.Context, req *hizov1.UnsealRequest) 
 	if wait, ok := s.gate.floods.attempt(addr, name.Principal{}); !ok {
 		return nil, rateLimited(wait)
 	}
-	if len(req.GetShare()) > 4<<10 {
-		return nil, shares.ErrText
-	}
-	p, err := s.node.SubmitShare(ctx, req.GetShare())
+	p, err := s.submit(ctx, req.GetShare())
 	if err != nil {
 		s.log.Warn("a share was refused", "client", addr, "reason", toError(err).Reason)
 		s.refusedShare(addr)
 		return nil, err
 	}
 	return &hizov1.UnsealResponse{Sealed: !p.Done, Have: uint32(p.Have), Need: uint32(p.Need)}, nil
+}
+
+func (s *clusterService) submit(ctx context.Context, text string) (cluster.UnsealProgress, error) {
+	if len(text) > 4<<10 {
+		return cluster.UnsealProgress{}, shares.ErrText
+	}
+	return s.node.SubmitShare(ctx, text)
 }
 
 // actionUnseal is the audit action of a refused share.
