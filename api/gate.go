@@ -50,6 +50,9 @@ func (g *gate) footing() (footing, error) {
 	if !g.node.Initialised() {
 		return footing{}, cluster.ErrNotInitialised
 	}
+	if c, ok := g.node.Store().Cluster(); ok && c.Sealed {
+		return footing{}, cluster.ErrSealed // by command: no other node knows better
+	}
 	leads := g.node.IsLeader()
 	if !leads {
 		if leader, ok := g.node.Leader(); ok {

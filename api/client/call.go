@@ -308,8 +308,10 @@ func (k *call) ended(cause error) error {
 	}
 	if e, ok := errors.AsType[*Error](k.last); ok && judge(e) != ambiguous {
 		if e.Reason == hizov1.ReasonNotLeader {
-			for _, refusal := range k.refused { // the others point to a node that is sealed: that is what is wrong
-				return refusal
+			for _, refusal := range k.refused {
+				if refusal.Reason == hizov1.ReasonSealed { // the others point to it: that is what is wrong
+					return refusal
+				}
 			}
 			e.Message = fmt.Sprintf("the cluster has no leader that can be reached (asked %d times, last %s): a majority of the nodes must run and see each other", k.attempts, e.Node)
 		}

@@ -326,6 +326,18 @@ func TestSealedEverywhereIsToldAtOnce(t *testing.T) {
 	}
 }
 
+func TestSealedLeaderIsTold(t *testing.T) {
+	ca := newAuthority(t)
+	leader := newNode(t, ca, func(context.Context, int) error { return refusal(codes.Unavailable, hizov1.ReasonSealed, nil) })
+	follower := newNode(t, ca, func(context.Context, int) error { return notLeader(leader.addr) })
+	c := newClient(t, ca, func(cfg *client.Config) { cfg.BackoffBase = 10000 * time.Hour }, leader, follower)
+	ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond) // it may hand leadership on until then
+	defer cancel()
+	if _, err := c.Secrets().Put(ctx, &hizov1.PutRequest{}); !client.IsReason(err, hizov1.ReasonSealed) {
+		t.Errorf("got %v", err)
+	}
+}
+
 func TestNoLeaderUntilTheDeadline(t *testing.T) {
 	ca := newAuthority(t)
 	n := newNode(t, ca, func(context.Context, int) error { return notLeader("") })
