@@ -131,12 +131,20 @@ func (n *Node) NewJoinToken(node string, fingerprint [32]byte, ttl time.Duration
 	return t.text(), fsm.JoinTokenPut{JoinToken: stored}, nil
 }
 
-var errNodeName = errors.New("a node's name has 1 to 63 characters of a-z, 0-9, '-' and '.', a letter or digit first")
+var errNodeName = errors.New("a node's name has 1 to 64 characters of a-z, 0-9, '-', '_' and '.', a letter or digit at both ends, no two dots in a row")
 
+// nodeName is the rule of api/name.Node, which this package may not import.
 func nodeName(s string) bool {
-	return s != "" && len(s) <= 63 && s[0] != '-' && s[0] != '.' && !strings.ContainsFunc(s, func(r rune) bool {
-		return (r < 'a' || r > 'z') && (r < '0' || r > '9') && r != '-' && r != '.'
-	})
+	alnum := func(c byte) bool { return c >= 'a' && c <= 'z' || c >= '0' && c <= '9' }
+	if s == "" || len(s) > 64 || !alnum(s[0]) || !alnum(s[len(s)-1]) || strings.Contains(s, "..") {
+		return false
+	}
+	for i := range len(s) {
+		if c := s[i]; !alnum(c) && c != '-' && c != '_' && c != '.' {
+			return false
+		}
+	}
+	return true
 }
 
 // seedFile is the membership as the join answer had it: whom to let in until the state has arrived.

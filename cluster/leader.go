@@ -200,3 +200,48 @@ func (n *Node) leaderInfo() LeaderInfo {
 	}
 	return info
 }
+
+// leaderWatch tells of changes of leadership.
+type leaderWatch struct {
+	mu       sync.Mutex
+	changed  chan struct{}
+	observer *raft.Observer
+	done     chan struct{}
+}
+
+func (w *leaderWatch) follow(r *raft.Raft) {
+	seen := make(chan raft.Observation, 16)
+	w.changed, w.done = make(chan struct{}), make(chan struct{})
+	// Not blocking: a change that finds the channel full comes with one that will be told anyway.
+	w.observer = raft.NewObserver(seen, false, func(o *raft.Observation) bool {
+		_, ok := o.Data.(raft.LeaderObservation)
+		return ok
+	})
+	r.RegisterObserver(w.observer)
+	go func() {
+		for {
+			select {
+			case <-seen:
+			case <-w.done:
+				return
+			}
+			w.mu.Lock()
+			close(w.changed)
+			w.changed = make(chan struct{})
+			w.mu.Unlock()
+		}
+	}()
+}
+
+func (w *leaderWatch) stop(r *raft.Raft) {
+	r.DeregisterObserver(w.observer)
+	close(w.done)
+}
+
+// LeaderChanged returns a channel that is closed when another node leads, or none, as far as this node
+// knows. Take it before asking Leader.
+func (n *Node) LeaderChanged() <-chan struct{} {
+	n.leaders.mu.Lock()
+	defer n.leaders.mu.Unlock()
+	return n.leaders.changed
+}

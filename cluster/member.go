@@ -3,6 +3,7 @@ package cluster
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"time"
@@ -210,9 +211,14 @@ func (n *Node) memberDuty(ctx context.Context, term uint64) {
 // reconcile calls step after each change of the state, at most every minPause, and at least every maxPause.
 func (n *Node) reconcile(ctx context.Context, step func() error) {
 	const minPause, maxPause = 50 * time.Millisecond, 300 * time.Millisecond
+	told := ""
 	for {
 		changed := n.store.Changed()
-		if err := step(); err != nil && ctx.Err() == nil {
+		err := step()
+		if err == nil {
+			told = ""
+		} else if text := err.Error(); text != told && ctx.Err() == nil && !errors.Is(err, ErrSealed) {
+			told = text // once: what keeps failing in the same way is no news
 			n.log.Info("duty: will try again", "error", err)
 		}
 		least := time.NewTimer(minPause)

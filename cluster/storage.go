@@ -26,7 +26,7 @@ func (n *Node) openStorage(rc *raft.Config, undo *[]func()) error {
 	}
 	n.snaps = snaps
 	logs, err := logstore.Open(n.path("raft.db"), logstore.Config{
-		Snapshot: n.newestSnapshot, Exit: n.fatal, Logger: n.cfg.Logger,
+		Snapshot: snaps.Newest, Exit: n.fatal, Logger: n.cfg.Logger,
 	})
 	if err != nil {
 		return fmt.Errorf("open the log: %w", err)
@@ -59,19 +59,11 @@ func (n *Node) snapshotLoop() {
 				n.log.Warn("trailing logs", "error", err)
 			}
 		}
-		if index, _ := n.newestSnapshot(); n.logs.BytesAfter(index) < snapshotBytes {
+		if index, _ := n.snaps.Newest(); n.logs.BytesAfter(index) < snapshotBytes {
 			continue
 		}
 		if err := n.raft.Snapshot().Error(); err != nil {
 			n.log.Info("no snapshot now", "error", err)
 		}
 	}
-}
-
-func (n *Node) newestSnapshot() (index, term uint64) {
-	list, err := n.snaps.List()
-	if err != nil || len(list) == 0 {
-		return 0, 0
-	}
-	return list[0].Index, list[0].Term
 }

@@ -315,16 +315,28 @@ func (c *Cluster) Stop(n *Node) {
 	n.stop(ctx)
 }
 
-// Kill stops a node as a crash would, as far as one process can do that: its connections are gone first,
-// and it hands nothing over.
+// Kill stops a node as SIGKILL would: its connections are gone first, it hands nothing over, and its state
+// directory is afterwards what it was on the disk before, without what an orderly end flushes.
 func (c *Cluster) Kill(n *Node) {
 	c.T.Helper()
-	if n.running {
-		_ = n.Mux.Close()
+	if !n.running {
+		return
+	}
+	_ = n.Mux.Close()
+	state, aside := filepath.Join(n.Dir, "data", "state"), filepath.Join(n.Dir, "aside")
+	// Pebble may be replacing files just now: then the copy is made again.
+	var err error
+	for range 10 {
+		if err = errors.Join(os.RemoveAll(aside), os.CopyFS(aside, os.DirFS(state))); err == nil {
+			break
+		}
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	cancel()
 	n.stop(ctx)
+	if err = errors.Join(err, os.RemoveAll(state), os.Rename(aside, state)); err != nil {
+		c.T.Fatalf("kill %s: %v", n.ID, err)
+	}
 }
 
 // Cut takes a node's network away, for good; Restart brings it back.
