@@ -76,6 +76,9 @@ func (s *clusterService) Init(ctx context.Context, req *hizov1.InitRequest) (*hi
 	code := auth.NewToken(auth.EnrolmentCode)
 	hash := code.Hash()
 	status := s.node.Status()
+	if req.GetRequireHardware() && status.SealKind == fsm.SealSoftware {
+		return nil, invalid("require_hardware", "this node's keys are in a file: configure its PKCS#11 token, or initialise without demanding hardware")
+	}
 	result, err := s.node.Init(ctx, cluster.InitRequest{
 		Name: req.GetName(), Operators: len(recipients), Threshold: int(req.GetThreshold()),
 		EnrolmentHash: hash[:], EnrolmentRoles: []string{policy.SecurityEngineer}, EnrolmentTTL: enrolmentTTL,

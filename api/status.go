@@ -85,11 +85,11 @@ var reasons = map[string]reason{
 	},
 	hizov1.ReasonPermissionDenied: {
 		code: codes.PermissionDenied, next: "denied: `hizo policy explain` says which policies decide",
-		codes: []fsm.Code{fsm.CodeDenied},
+		codes: []fsm.Code{fsm.CodeDenied}, errs: []error{cluster.ErrNotAllowed},
 	},
 	hizov1.ReasonNotFound: {
 		code: codes.NotFound, next: "there is no such thing: check the name",
-		codes: []fsm.Code{fsm.CodeNotFound},
+		codes: []fsm.Code{fsm.CodeNotFound}, errs: []error{cluster.ErrUnknownMember},
 	},
 	hizov1.ReasonDeleted: {
 		code: codes.NotFound, next: "this version is deleted: `hizo secret undelete` brings it back",
@@ -128,6 +128,7 @@ var reasons = map[string]reason{
 		codes: []fsm.Code{fsm.CodeInvalid},
 		errs: []error{
 			name.ErrNotCanonical, policy.ErrDuplicate, hybrid.ErrPublicKey, shares.ErrThreshold, auth.ErrWeakPassword,
+			cluster.ErrCSR, cluster.ErrJoinToken,
 		},
 	},
 	hizov1.ReasonTooLarge: {
