@@ -323,4 +323,3 @@ func Reason(err error) string {
 	}
 	return err.Error()
 }
-

@@ -81,7 +81,6 @@ type verifier struct {
 	state State   // as of the newest verified checkpoint
 	live  Signers // as of the newest record
 	tree  tree
-	begun bool
 }
 
 func (v *verifier) fault(format string, args ...any) error {
