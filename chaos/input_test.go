@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -64,7 +63,7 @@ func (l *lab) configurationTypo() {
 			l.t.Fatal(err)
 		}
 		l.t.Run(name, func(t *testing.T) {
-			l.refused(l.run(exec.Command(filepath.Join(bin, "hizod"), "server", "--config", path)), 1, c.parts...)
+			l.refused(l.hizod("server", "--config", path), 1, c.parts...)
 		})
 	}
 }

@@ -142,6 +142,12 @@ func (l *lab) hizoWith(env []string, stdin string, args ...string) result {
 	return l.run(cmd)
 }
 
+// hizod runs the server's program to its end.
+func (l *lab) hizod(args ...string) result {
+	l.t.Helper()
+	return l.run(exec.Command(filepath.Join(bin, "hizod"), args...))
+}
+
 // must is hizo where nothing else than success will do; it returns standard output.
 func (l *lab) must(stdin string, args ...string) string {
 	l.t.Helper()
