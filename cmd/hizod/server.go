@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"runtime/debug"
 	"strings"
 	"syscall"
 	"time"
@@ -33,6 +34,11 @@ func (c *serverCmd) Run() error {
 	cfg, err := LoadConfig(c.Config)
 	if err != nil {
 		return err
+	}
+	// The live heap of a node is small (caches of some tens of MiB) and each request leaves garbage behind: collecting
+	// at five times the live heap instead of twice saves a tenth of the processor time. GOGC still overrides it.
+	if os.Getenv("GOGC") == "" {
+		debug.SetGCPercent(400)
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
 	defer stop()
