@@ -31,7 +31,9 @@ type File struct {
 }
 
 // String keeps the token out of logs.
-func (f File) String() string { return fmt.Sprintf("bootstrap file of node %s at %s", f.Node, f.Address) }
+func (f File) String() string {
+	return fmt.Sprintf("bootstrap file of node %s at %s", f.Node, f.Address)
+}
 
 // GoString keeps the token out of %#v.
 func (f File) GoString() string { return f.String() }

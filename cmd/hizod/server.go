@@ -126,13 +126,12 @@ func serve(ctx context.Context, cfg *Config, log *slog.Logger) (err error) {
 	if err != nil {
 		return err
 	}
-	listener, err := listenClients(cfg, log, node)
+	running, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	listener, err := listenClients(running, cfg, log, node)
 	if err != nil {
 		return err
 	}
-
-	running, cancel := context.WithCancelCause(ctx)
-	defer cancel(nil)
 	go func() { cancel(srv.Serve(listener)) }()
 	go func() {
 		if err := join(running, cfg, log, node, fp); err != nil {
@@ -153,7 +152,7 @@ func serve(ctx context.Context, cfg *Config, log *slog.Logger) (err error) {
 }
 
 // listenClients opens the clients' port, spliced to the leader where the configuration says so.
-func listenClients(cfg *Config, log *slog.Logger, node *cluster.Node) (net.Listener, error) {
+func listenClients(ctx context.Context, cfg *Config, log *slog.Logger, node *cluster.Node) (net.Listener, error) {
 	l, err := net.Listen("tcp", cfg.Clients.Listen)
 	if err != nil {
 		return nil, fmt.Errorf("clients.listen: %w", err)
@@ -161,13 +160,25 @@ func listenClients(cfg *Config, log *slog.Logger, node *cluster.Node) (net.Liste
 	if !cfg.Clients.Splice {
 		return l, nil
 	}
-	return transport.NewSplicer(l, transport.SpliceConfig{Logger: log, Leader: func() string {
+	splicer := transport.NewSplicer(l, transport.SpliceConfig{Logger: log, Leader: func() string {
 		leader, ok := node.Leader()
 		if !ok || leader.ID == cfg.Node {
 			return ""
 		}
 		return leader.ClientAddr
-	}}), nil
+	}})
+	go func() {
+		for {
+			changed := node.LeaderChanged()
+			splicer.Retarget()
+			select {
+			case <-changed:
+			case <-ctx.Done():
+				return
+			}
+		}
+	}()
+	return splicer, nil
 }
 
 // join waits for the join token and joins with it, until this node is a member.
