@@ -10,7 +10,6 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"sync"
 	"sync/atomic"
 	"time"
 
@@ -201,9 +200,7 @@ type clockDuty struct {
 	n    *Node
 	term uint64
 
-	mu      sync.Mutex
-	checkMu sync.Mutex // one check at a time
-	recheck chan struct{}
+	recheck chan struct{} // capacity 1
 }
 
 func newClockDuty(n *Node, term uint64) *clockDuty {

@@ -1,3 +1,21 @@
+// Package cluster is one node: Raft with the records of package fsm, the proposer that commits them in
+// groups, the keys and how a node gets them (operators' shares, or a quorum of its peers), membership,
+// and the duties of a leader.
+//
+// What is on the disk, below DataDir, and what a crash leaves of it:
+//
+//	raft.db      Raft's log and vote (package logstore): each write is there or not
+//	state/       the replicated state (package fsm): behind the log at most, and replayed from it
+//	snapshots/   of the state: whole, or not there
+//	shares/      this node's share of each deal that is needed, wrapped by its HSM (sharefile.go)
+//	seeds        the members as the join answer named them, until the state has arrived
+//	head         the last checkpoint that this node signed
+//	gossip       the gossip keys
+//
+// The last three are small records that only this node's HSM makes and reads (seal.WriteFile), the old one
+// or the new one after a crash. No key is ever on the disk in the clear.
+//
+// DESIGN.md says why things are as they are.
 package cluster
 
 import (

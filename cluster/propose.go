@@ -108,11 +108,12 @@ func (p *proposer) hold() {
 	p.state = proposerHolding
 }
 
-// openAt starts to propose. since is the cluster time that has been applied; jump is called once when the
+// openAt starts to propose. since is the cluster time that has been applied: what this node proposed in an
+// earlier term may have come from a wrong clock and counts no more (Apply never lets time go back); jump is called once when the
 // local clock is more than fsm.MaxClockStep ahead, after which the proposer holds again.
 func (p *proposer) openAt(since int64, jump func()) {
 	p.mu.Lock()
-	p.state, p.last, p.jump = proposerOpen, max(p.last, since), jump
+	p.state, p.last, p.jump = proposerOpen, since, jump
 	p.mu.Unlock()
 	p.signal()
 }

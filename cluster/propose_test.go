@@ -292,6 +292,29 @@ func TestProposerLimits(t *testing.T) {
 	wg.Wait()
 }
 
+// What a leader with a wrong clock proposed in an earlier term does not leak into its next one.
+func TestEntryTimeOfAnEarlierTerm(t *testing.T) {
+	r := newFakeRaft()
+	now := int64(1_000_000)
+	p := newProposer(r, func() int64 { return now }, func() LeaderInfo { return LeaderInfo{} })
+	defer p.shutdown()
+	p.openAt(900_000, nil)
+	w := p.ask(t, t.Context(), "ahead")
+	(<-r.took).answer <- raft.ErrLeadershipLost
+	<-w
+	p.closeWith(errNotLeading)
+	now = 901_000
+	p.hold()
+	p.openAt(900_000, nil)
+	w = p.ask(t, t.Context(), "right")
+	f := <-r.took
+	f.answer <- nil
+	<-w
+	if f.entry.Time != now {
+		t.Errorf("entry time %d, want %d", f.entry.Time, now)
+	}
+}
+
 // Cluster time in entries never goes back, and never runs ahead without a jump.
 func TestEntryTime(t *testing.T) {
 	r := newFakeRaft()
