@@ -31,7 +31,7 @@ type Limits struct {
 	Hashing int // argon2id computations at a time
 }
 
-// DefaultLimits are the ones documented in docs/limits.md.
+// defaultLimits are the ones that docs/limits.md tells.
 var defaultLimits = Limits{
 	Message:  1 << 20,
 	Value:    512 << 10,
