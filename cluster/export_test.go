@@ -72,3 +72,19 @@ func (n *Node) ProposeDeal(ctx context.Context) (uint64, error) {
 
 // ShareEpochs lists the deals that this node holds a share of.
 func (n *Node) ShareEpochs() ([]uint64, error) { return n.shares.epochs() }
+
+// Compact takes a snapshot and keeps no log before it, as far as raft allows.
+func (n *Node) Compact() error {
+	reload := n.raft.ReloadableConfig()
+	reload.TrailingLogs = 1
+	if err := n.raft.ReloadConfig(reload); err != nil {
+		return err
+	}
+	return n.raft.Snapshot().Error()
+}
+
+// FirstLog is the first index that this node's log holds.
+func (n *Node) FirstLog() uint64 {
+	first, _ := n.logs.FirstIndex()
+	return first
+}

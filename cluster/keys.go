@@ -14,7 +14,8 @@ import (
 // keys is what an unsealed node holds, in memory only. The keyring is read on every request, so it is an
 // atomic pointer; the root key is needed for dealing only.
 type keys struct {
-	ring atomic.Pointer[keyring.Keyring]
+	ring    atomic.Pointer[keyring.Keyring]
+	dropped chan struct{} // capacity 1: keys were there and are gone
 
 	mu         sync.Mutex
 	root       keyring.Root
@@ -49,6 +50,12 @@ func (k *keys) seal() (was bool) {
 		k.root.Wipe()
 	}
 	k.root = keyring.Root{}
+	if old != nil {
+		select {
+		case k.dropped <- struct{}{}:
+		default:
+		}
+	}
 	return old != nil
 }
 

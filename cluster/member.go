@@ -49,10 +49,15 @@ func (n *Node) macMember(m fsm.Member) ([]byte, error) {
 	return ring.MAC(cl.MACGeneration, m.MACDomain(), m.MACBody())
 }
 
+// followEvery bounds how often this node looks at what changed: under load entries apply by the thousand.
+const followEvery = 10 * time.Millisecond
+
 // followState has this node react to what the log says: whom transport may talk to, the seal flag, and
 // shares that no deal needs any more.
 func (n *Node) followState() {
 	var members, cluster uint64
+	tick := time.NewTicker(followEvery)
+	defer tick.Stop()
 	for {
 		changed := n.store.Changed()
 		if c := n.store.Index(fsm.ObjCluster); c != cluster {
@@ -65,6 +70,11 @@ func (n *Node) followState() {
 		}
 		select {
 		case <-changed:
+		case <-n.ctx.Done():
+			return
+		}
+		select {
+		case <-tick.C:
 		case <-n.ctx.Done():
 			return
 		}

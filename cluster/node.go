@@ -150,6 +150,7 @@ func Open(cfg Config) (_ *Node, err error) {
 		return nil, err
 	}
 	n := &Node{cfg: cfg, log: cfg.Logger.With("component", "cluster"), notify: make(chan bool, 16)}
+	n.keys.dropped = make(chan struct{}, 1)
 	n.ctx, n.cancel = context.WithCancelCause(context.Background())
 	var undo []func()
 	defer func() {

@@ -200,8 +200,17 @@ func (n *Node) unsealLoop() {
 	pause := first
 	for n.ctx.Err() == nil {
 		changed := n.store.Changed()
+		if !n.keys.sealed() {
+			pause = first
+			select {
+			case <-n.keys.dropped:
+			case <-n.ctx.Done():
+				return
+			}
+			continue
+		}
 		prospect, possible := n.unsealProspect()
-		if !possible || !n.keys.sealed() {
+		if !possible {
 			pause = first
 			select {
 			case <-changed:
