@@ -98,7 +98,11 @@ func (s *authService) login(ctx context.Context, l *login) (*hizov1.LoginRespons
 			return nil, err
 		}
 		if n == 0 {
-			if wait, ok := s.gate.floods.attempt(from.addr, l.account); !ok {
+			guessed := l.account
+			if l.method != methodPassword {
+				guessed = name.Principal{} // 256 random bits: a fleet of runs must not lock itself out
+			}
+			if wait, ok := s.gate.floods.attempt(from.addr, guessed); !ok {
 				return nil, rateLimited(wait)
 			}
 		}
@@ -130,6 +134,9 @@ func (s *authService) failed(ctx context.Context, l *login, r *loginRound) error
 	sealed, err := r.seal(auditBind(anonymousText, actionLogin, resource), r.origin.addr, "", r.request, claims)
 	if err != nil {
 		return err
+	}
+	if resource != l.account.String() {
+		r.reads = nil // the log would hold the typed name
 	}
 	result, err := s.node.Propose(ctx, fsm.Command{
 		Format: fsm.CommandFormat, Kind: fsm.KindRecord, Principal: anonymousText, Reads: r.reads,
