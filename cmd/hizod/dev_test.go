@@ -245,7 +245,10 @@ func TestDevRunsACluster(t *testing.T) {
 				}
 			}
 
-			// Again without one: the same cluster. It survives the death of its leader.
+			// Again without one: the same cluster, with a new login. It survives the death of its leader.
+			if err := os.Remove(filepath.Join(dir, "admin.token")); err != nil {
+				t.Fatal(err)
+			}
 			r = startDev(t, dir)
 			c := r.ready()
 			who, err := c.Auth().WhoAmI(t.Context(), &hizov1.WhoAmIRequest{})

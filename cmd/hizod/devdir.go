@@ -93,6 +93,10 @@ func openDevDir(cmd *devCmd, out *devReport) (_ *devDir, err error) {
 	if err := d.readPlan(); err != nil {
 		return nil, err
 	}
+	// Left by a run that was killed; a script that waits for it must not take it for ours.
+	if err := removeFile(d.path("env")); err != nil {
+		return nil, err
+	}
 	if d.plan.Ready {
 		return d, d.agree(cmd)
 	}

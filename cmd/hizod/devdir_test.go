@@ -107,6 +107,10 @@ func TestDevDirStartsOverUntilReady(t *testing.T) {
 	if err := os.WriteFile(left, nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
+	env := filepath.Join(root, "env")
+	if err := os.WriteFile(env, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
 	again, err := reopen(devCmd{HSM: "auto"})
 	if err != nil {
 		t.Fatal(err)
@@ -116,6 +120,9 @@ func TestDevDirStartsOverUntilReady(t *testing.T) {
 	}
 	if _, err := os.Stat(left); err != nil {
 		t.Errorf("a ready cluster lost data: %v", err)
+	}
+	if _, err := os.Stat(env); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("the environment of a killed run is still there: %v", err)
 	}
 	for _, tt := range []struct {
 		cmd  devCmd
