@@ -3,6 +3,7 @@ package api
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -92,10 +93,8 @@ func policyOut(p fsm.Policy) *hizov1.Policy {
 // GetPolicy returns one policy.
 func (s *policyService) GetPolicy(ctx context.Context, req *hizov1.GetPolicyRequest) (*hizov1.Policy, error) {
 	n := req.GetName()
-	if len(n) > name.MaxPath {
-		return nil, invalid("name", "no policy has so long a name")
-	}
-	if !strings.HasPrefix(n, policy.ShippedPrefix) {
+	shipped := slices.IndexFunc(policy.Shipped(), func(p policy.Source) bool { return p.Name == n })
+	if shipped < 0 {
 		if err := policyName(n); err != nil {
 			return nil, err
 		}
@@ -104,10 +103,8 @@ func (s *policyService) GetPolicy(ctx context.Context, req *hizov1.GetPolicyRequ
 	if err != nil {
 		return nil, err
 	}
-	for _, p := range policy.Shipped() {
-		if p.Name == n {
-			return &hizov1.Policy{Name: p.Name, Text: p.Text, Shipped: true}, nil
-		}
+	if shipped >= 0 {
+		return &hizov1.Policy{Name: n, Text: policy.Shipped()[shipped].Text, Shipped: true}, nil
 	}
 	p, ok := answer.store.Policy(n)
 	if !ok {
@@ -197,8 +194,9 @@ func resourceOf(action policy.Action, text string) (policy.Resource, error) {
 		}
 		return policy.Role(text), nil
 	}
-	if p, err := name.ParsePrincipal(text); err == nil {
-		return policy.Identity(p), nil
+	p, err := name.ParsePrincipal(text)
+	if err != nil {
+		return policy.Resource{}, invalid("resource", "%s is about a user, a workload or a node (user/NAME), or about the cluster: then leave the resource out", action)
 	}
-	return policy.System(), nil
+	return policy.Identity(p), nil
 }

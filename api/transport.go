@@ -5,6 +5,7 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
+	"log/slog"
 	"net"
 	"runtime/debug"
 	"time"
@@ -107,21 +108,23 @@ func (h *handshakes) Clone() credentials.TransportCredentials {
 // unary turns whatever a service does into an answer that clients know. It prints neither messages nor
 // what a panic says of them.
 func (s *Server) unary(ctx context.Context, req any, info *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (out any, err error) {
+	begin := time.Now()
 	defer func() {
 		if p := recover(); p != nil {
 			out, err = nil, s.panicked(info.FullMethod, p)
 		}
-		err = s.finish(ctx, info.FullMethod, err)
+		err = s.finish(ctx, info.FullMethod, begin, err)
 	}()
 	return handler(ctx, req)
 }
 
 func (s *Server) stream(srv any, stream grpc.ServerStream, info *grpc.StreamServerInfo, handler grpc.StreamHandler) (err error) {
+	begin := time.Now()
 	defer func() {
 		if p := recover(); p != nil {
 			err = s.panicked(info.FullMethod, p)
 		}
-		err = s.finish(stream.Context(), info.FullMethod, err)
+		err = s.finish(stream.Context(), info.FullMethod, begin, err)
 	}()
 	return handler(srv, stream)
 }
@@ -141,8 +144,19 @@ func (s *Server) panicked(method string, p any) error {
 	return fault(hizov1.ReasonInternal)
 }
 
-// finish gives an error its one form. Only internal ones are logged: refusals are in the audit log.
-func (s *Server) finish(ctx context.Context, method string, err error) error {
+// finish gives an error its one form, and logs that there was a request: who asked for what is in the
+// audit log, messages are nowhere.
+func (s *Server) finish(ctx context.Context, method string, begin time.Time, err error) error {
+	err = s.form(ctx, method, err)
+	if s.log.Enabled(ctx, slog.LevelDebug) {
+		s.log.Debug("request", "method", method, "code", status.Code(err), "client", clientAddr(ctx), "took", time.Since(begin))
+	}
+	return err
+}
+
+// form gives an error the form that clients know. Only internal ones are logged: refusals are in the
+// audit log.
+func (s *Server) form(ctx context.Context, method string, err error) error {
 	if err == nil {
 		return nil
 	}
