@@ -4,6 +4,8 @@ import (
 	"context"
 	"crypto/rand"
 
+	"github.com/hizo/hizo/cluster/peerpb"
+	"github.com/hizo/hizo/crypto/keyring"
 	"github.com/hizo/hizo/crypto/shares"
 	"github.com/hizo/hizo/fsm"
 )
@@ -87,4 +89,42 @@ func (n *Node) Compact() error {
 func (n *Node) FirstLog() uint64 {
 	first, _ := n.logs.FirstIndex()
 	return first
+}
+
+// ForwardTo hands a record to a node as a member does with its own.
+func (n *Node) ForwardTo(ctx context.Context, to string, cmd fsm.Command) error {
+	_, err := n.peers.of(to).Forward(ctx, &peerpb.ForwardRequest{Command: fsm.EncodeCommand(cmd)})
+	return peerError(err)
+}
+
+// PushShare sends a share to a node as a leader does.
+func (n *Node) PushShare(ctx context.Context, to string, epoch uint64) error {
+	call, err := n.peers.of(to).CallKey(ctx, &peerpb.CallKeyRequest{})
+	if err != nil {
+		return peerError(err)
+	}
+	_, err = n.peers.of(to).StoreShare(ctx, &peerpb.StoreShareRequest{
+		Epoch: epoch, CallKey: call.Id, Sealed: []byte{1}, Nonce: make([]byte, 32),
+	})
+	return peerError(err)
+}
+
+// PushRoot sends a root key of this node's own making to a sealed node.
+func (n *Node) PushRoot(ctx context.Context, to string) error {
+	cl, _ := n.store.Cluster()
+	call, err := n.peers.of(to).CallKey(ctx, &peerpb.CallKeyRequest{})
+	if err != nil {
+		return peerError(err)
+	}
+	sealed, err := keyring.SealRootTo(call.PublicKey, keyring.NewRoot(), keyring.Context{Cluster: cl.ID, Generation: cl.RootGeneration}, to)
+	if err != nil {
+		return err
+	}
+	_, err = n.peers.of(to).TakeRoot(ctx, &peerpb.TakeRootRequest{CallKey: call.Id, Sealed: sealed})
+	return peerError(err)
+}
+
+// DutyCommand makes a record in this node's name.
+func (n *Node) DutyCommand(kind fsm.Kind, body any, audits ...fsm.Audit) fsm.Command {
+	return n.dutyCommand(kind, body, audits...)
 }

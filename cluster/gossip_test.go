@@ -39,6 +39,12 @@ func (r *recorder) Join(addrs []string) error {
 	return nil
 }
 
+func (r *recorder) keys() [][]byte {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.config.Keys
+}
+
 func (r *recorder) Close() error { return nil }
 
 // Members share a gossip key that nobody else has; a sealed node has it too, from its HSM.
@@ -67,7 +73,7 @@ func TestGossipKeys(t *testing.T) {
 	first := newest("n1", 0)
 	for _, n := range c.Nodes[1:] {
 		r := newest(n.ID, 0)
-		if !slices.EqualFunc(r.config.Keys, first.config.Keys, bytes.Equal) || len(r.config.Keys[0]) != 32 {
+		if keys := r.keys(); !slices.EqualFunc(keys, first.keys(), bytes.Equal) || len(keys[0]) != 32 {
 			t.Errorf("%s has other gossip keys", n.ID)
 		}
 		if r.config.Label != first.config.Label || !r.config.Admit("n1") || r.config.Admit("stranger") {
@@ -80,7 +86,9 @@ func TestGossipKeys(t *testing.T) {
 	}
 	c.Restart(c.Nodes[2])
 	again := newest("n3", 1)
-	if !again.meta.Sealed || !slices.EqualFunc(again.config.Keys, first.config.Keys, bytes.Equal) {
-		t.Errorf("sealed %v, keys equal %v", again.meta.Sealed, slices.EqualFunc(again.config.Keys, first.config.Keys, bytes.Equal))
+	again.mu.Lock()
+	defer again.mu.Unlock()
+	if !again.meta.Sealed || !slices.EqualFunc(again.config.Keys, first.keys(), bytes.Equal) {
+		t.Errorf("sealed %v, keys equal %v", again.meta.Sealed, slices.EqualFunc(again.config.Keys, first.keys(), bytes.Equal))
 	}
 }

@@ -87,6 +87,7 @@ func (n *Node) lead(ctx context.Context) {
 	wg.Go(func() { n.dealDuty(ctx, term) })
 	wg.Go(func() { n.checkpointDuty(ctx, term) })
 	wg.Go(func() { n.sealedDuty(ctx) })
+	wg.Go(func() { n.healthDuty(ctx) })
 	wg.Wait()
 }
 
@@ -146,7 +147,10 @@ func (n *Node) unsealedVoter(ctx context.Context) string {
 }
 
 // resignation keeps two duties from moving leadership at the same time.
-type resignation struct{ mu sync.Mutex }
+type resignation struct {
+	mu        sync.Mutex
+	unhealthy time.Time // when this node last resigned for its seal's sake; healthDuty's
+}
 
 // handOver moves leadership to a voter, or to whichever raft finds most up to date. Nothing depends on
 // its success.

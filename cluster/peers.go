@@ -190,6 +190,9 @@ func statusOf(err error) error {
 }
 
 func peerError(err error) error {
+	if err == nil {
+		return nil
+	}
 	st, ok := status.FromError(err)
 	if !ok {
 		return err
