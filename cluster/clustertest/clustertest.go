@@ -235,6 +235,22 @@ func (c *Cluster) Must(cmd fsm.Command) fsm.Result {
 	}
 }
 
+// Leader waits for a running node that leads and accepts records.
+func (c *Cluster) Leader() *Node {
+	c.T.Helper()
+	var leader *Node
+	c.Await("a leader", func() bool {
+		for _, n := range c.Nodes {
+			if n.running && n.Leading() {
+				leader = n
+				return true
+			}
+		}
+		return false
+	})
+	return leader
+}
+
 // Running are the nodes that were neither killed nor stopped.
 func (c *Cluster) Running() (list []*Node) {
 	for _, n := range c.Nodes {
