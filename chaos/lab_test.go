@@ -26,7 +26,8 @@ const patience = 30 * time.Second
 // lab is a cluster of `hizod server` processes that `hizod dev` has set up. The test owns the processes, so it can
 // kill, change and restart each; everything of it lies in dir.
 type lab struct {
-	t     *testing.T
+	t     *testing.T // of the running sub-test
+	whole *testing.T // what processes live as long as
 	dir   string
 	nodes []*node
 	env   []string // for hizo, as `hizod dev` gives it to its command
@@ -43,7 +44,7 @@ func newLab(t *testing.T, nodes int, prepare ...func(*node)) *lab {
 	if testing.Short() {
 		t.Skip("starts processes; not with -short")
 	}
-	l := &lab{t: t, dir: filepath.Join(t.TempDir(), "lab")}
+	l := &lab{t: t, whole: t, dir: filepath.Join(t.TempDir(), "lab")}
 	out := l.run(exec.Command(filepath.Join(bin, "hizod"), "dev", "--nodes", strconv.Itoa(nodes), "--dir", l.dir,
 		"--hsm", sealKind(), "--exec", `echo "$HIZO_ADDRS"`))
 	if out.code != 0 {
@@ -324,7 +325,7 @@ func (n *node) start() {
 		_ = cmd.Wait() // how it ended is in cmd.ProcessState
 		close(done)
 	}()
-	n.lab.t.Cleanup(func() {
+	n.lab.whole.Cleanup(func() {
 		_ = cmd.Process.Kill() // only this very process; it may have ended
 		<-done
 	})

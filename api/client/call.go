@@ -84,6 +84,7 @@ type call struct {
 	reached  bool   // some node answered or may have
 	unknown  bool   // an attempt may have taken effect
 	last     error
+	headless *Error // the last answer that named no leader who can be reached
 
 	hint  string          // leader that the last answer named
 	tried map[string]bool // since the last pause
@@ -204,6 +205,7 @@ func (k *call) failed(ctx context.Context, addr string, sent bool, err error) er
 		k.c.setLeader(addr)
 		return e
 	case elsewhere:
+		k.headless = e
 		k.c.forgetLeader(addr)
 		k.follow(e.Metadata[hizov1.InfoLeaderAddr])
 	case again:
@@ -306,7 +308,11 @@ func (k *call) ended(cause error) error {
 	case !k.reached && !errors.Is(cause, context.Canceled) && k.attempts > 0:
 		return k.unreachable()
 	}
-	if e, ok := errors.AsType[*Error](k.last); ok && judge(e) != ambiguous {
+	e, ok := errors.AsType[*Error](k.last)
+	if _, away := errors.AsType[*ConnectError](k.last); away && k.headless != nil {
+		e, ok = k.headless, true // says more than which node was tried last
+	}
+	if ok && judge(e) != ambiguous {
 		if e.Reason == hizov1.ReasonNotLeader {
 			for _, refusal := range k.refused {
 				if refusal.Reason == hizov1.ReasonSealed { // the others point to it: that is what is wrong
