@@ -43,15 +43,15 @@ func (d *database) retire() {
 
 // The WAL is off: the Raft log is the WAL. What a crash leaves is a prefix of the batches, each of them whole, because
 // a batch never spans two memtables and memtables are flushed in order; the position in every batch says which prefix.
-func openPebble(fs vfs.FS, dir string, log *slog.Logger, halt func(error), readOnly bool) (*pebble.DB, error) {
+func openPebble(fs vfs.FS, dir string, log *slog.Logger, halt func(error), still bool) (*pebble.DB, error) {
 	opts := &pebble.Options{
-		FS:                 fs,
-		DisableWAL:         true,
-		MemTableSize:       8 << 20,
-		CacheSize:          64 << 20,
-		FormatMajorVersion: pebble.FormatTableFormatV6, // raised on purpose only: an older build can't open a newer format
-		LoggerAndTracer:    pebbleLogger{log: log, halt: halt},
-		ReadOnly:           readOnly,
+		FS:                          fs,
+		DisableWAL:                  true,
+		MemTableSize:                8 << 20,
+		CacheSize:                   64 << 20,
+		FormatMajorVersion:          pebble.FormatTableFormatV6, // raised on purpose only: an older build can't open a newer format
+		LoggerAndTracer:             pebbleLogger{log: log, halt: halt},
+		DisableAutomaticCompactions: still,
 	}
 	// What is large is ciphertext or hashes: compressing it costs time and gains nothing.
 	opts.ApplyCompressionSettings(func() pebble.DBCompressionSettings { return pebble.DBCompressionNone })

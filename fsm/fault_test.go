@@ -22,7 +22,8 @@ var errFault = errors.New("injected fault")
 type faultFS struct {
 	vfs.FS
 	mu        sync.Mutex
-	left      int // operations until the fault; 0: none is armed
+	left      int  // operations until the fault; 0: none is armed
+	moved     bool // CURRENT was moved: what fails from here on ends the process
 	persisted bool
 	hit       string
 	die       func(error) // ends the "process"; it does not return
@@ -31,7 +32,7 @@ type faultFS struct {
 func (f *faultFS) arm(n int, persisted bool) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	f.left, f.persisted, f.hit = n, persisted, ""
+	f.left, f.persisted, f.hit, f.moved = n, persisted, "", false
 }
 
 // disarm says which operation failed, if any.
@@ -50,13 +51,15 @@ func (f *faultFS) do(name string, op func() error) error {
 			fails, f.hit = true, name
 		}
 	}
-	persisted := f.persisted
+	persisted, moved := f.persisted, f.moved
 	f.mu.Unlock()
-	if fails && !persisted {
-		return errFault
+	if !fails || persisted {
+		if err := op(); err != nil || !fails {
+			return err
+		}
 	}
-	if err := op(); err != nil || !fails {
-		return err
+	if moved {
+		f.die(errFault)
 	}
 	return errFault
 }
@@ -81,7 +84,13 @@ func (f *faultFS) OpenDir(name string) (vfs.File, error) {
 }
 
 func (f *faultFS) Rename(from, to string) error {
-	return f.do("rename "+from, func() error { return f.FS.Rename(from, to) })
+	err := f.do("rename "+from, func() error { return f.FS.Rename(from, to) })
+	if strings.HasSuffix(to, "/CURRENT") {
+		f.mu.Lock()
+		f.moved = true
+		f.mu.Unlock()
+	}
+	return err
 }
 
 func (f *faultFS) Link(from, to string) error {

@@ -26,12 +26,15 @@ func (s *Store) Restore(snapshot io.ReadCloser) error {
 		return err
 	}
 	dir := s.fs.PathJoin(s.dir, name)
-	db, err := s.prepare(snapshot, dir, name, &m, index, term)
-	if err != nil {
+	if err := s.prepare(snapshot, dir, &m, index, term); err != nil {
 		return errors.Join(err, s.fs.RemoveAll(dir))
 	}
 	if err := s.setCurrent(name); err != nil {
 		// Whether the next start finds the old state or the new one is not known. Both are right, going on is not.
+		s.fatal(err)
+	}
+	db, err := s.openDatabase(name)
+	if err != nil {
 		s.fatal(err)
 	}
 	s.mu.Lock()
@@ -47,23 +50,20 @@ func (s *Store) Restore(snapshot io.ReadCloser) error {
 	return nil
 }
 
-// prepare makes the database of a snapshot, up to where it could be opened at the next start.
-func (s *Store) prepare(r io.Reader, dir, name string, m *manifest, index, term uint64) (_ *database, err error) {
+// prepare makes the database of a snapshot, up to where it can be opened at the next start. It is opened without
+// compactions: Pebble panics when opening fails while one runs, and here a failure is to leave everything as it was.
+func (s *Store) prepare(r io.Reader, dir string, m *manifest, index, term uint64) (err error) {
 	if err := unpack(r, s.fs, dir, m); err != nil {
-		return nil, err
+		return err
 	}
-	db, err := s.openDatabase(name)
+	db, err := openPebble(s.fs, dir, s.log, s.halt, true)
 	if err != nil {
-		return nil, err
+		return err
 	}
-	defer func() {
-		if err != nil {
-			err = errors.Join(err, db.Close())
-		}
-	}()
-	held, err := loadPosition(db.DB)
+	defer func() { err = errors.Join(err, db.Close()) }()
+	held, err := loadPosition(db)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	// The files may hold entries behind the snapshot's index, which Raft will bring again and Apply skips. Under
 	// another index than the one it was made at they are a backup's, and this log will not bring them.
@@ -76,19 +76,16 @@ func (s *Store) prepare(r io.Reader, dir, name string, m *manifest, index, term 
 		localPosition: position.encode(), localRestored: be64(position.Index),
 	} {
 		if err := batch.Set([]byte(key), value, nil); err != nil {
-			return nil, err
+			return err
 		}
 	}
 	if err := batch.Delete([]byte(localConfiguration), nil); err != nil {
-		return nil, err
+		return err
 	}
 	if err := batch.Commit(pebble.NoSync); err != nil {
-		return nil, err
+		return err
 	}
-	if err := db.Flush(); err != nil {
-		return nil, err
-	}
-	return db, nil
+	return db.Flush()
 }
 
 // RecoveryError says that state, snapshots and log of this node do not belong together.

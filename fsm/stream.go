@@ -160,7 +160,7 @@ func unpackFile(r io.Reader, fs vfs.FS, path string, f manifestFile) error {
 		return err
 	}
 	sum := sha256.New()
-	n, err := io.Copy(io.MultiWriter(out, sum), io.LimitReader(r, f.Size))
+	n, err := io.Copy(io.MultiWriter(sum, out), io.LimitReader(r, f.Size)) // vfs.File.Write may change what it is given
 	switch {
 	case err != nil:
 		err = fmt.Errorf("read snapshot: %w", err)
