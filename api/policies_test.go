@@ -80,7 +80,6 @@ func TestPolicies(t *testing.T) {
 
 	for text, where := range map[string]string{
 		"permit(principal, action, resource)":                                                                  "line 1",
-		"permit(principal, action, resource);":                                                                 "ruled by",
 		`permit(principal == Hizo::Workload::"Train", action == Hizo::Action::"inject", resource);`:            "upper-case",
 		"permit(principal, action == Hizo::Action::\"inject\", resource)\nwhen { context.colour == \"red\" };": "colour",
 	} {
