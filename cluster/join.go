@@ -12,6 +12,7 @@ import (
 	"fmt"
 	"io/fs"
 	"net"
+	"slices"
 	"strings"
 	"time"
 
@@ -366,6 +367,11 @@ func (n *Node) admit(ctx context.Context, key [32]byte, req *peerpb.JoinRequest)
 		return refuse("this cluster requires a hardware seal")
 	}
 	if m, ok := n.store.Member(req.Node); ok && bytes.Equal(m.Key, req.PublicKey) && token.Used {
+		if slices.Contains(n.voters(), req.Node) {
+			// Its log counted for majorities, and a voter without it could elect a leader that lacks what they
+			// acknowledged.
+			return refuse("this node was a voter and its data directory is gone: hizo cluster remove " + req.Node + " before it joins again")
+		}
 		return n.joined(cl), nil // the answer to the first call was lost
 	}
 	member := fsm.Member{ID: req.Node, PeerAddr: req.PeerAddr, ClientAddr: req.ClientAddr, Key: req.PublicKey, SealKind: req.SealKind}

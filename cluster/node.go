@@ -74,6 +74,9 @@ type Config struct {
 	// CheckpointEvery is how often the leader asks for signatures while the audit tree grows; default 10 s.
 	CheckpointEvery time.Duration
 
+	// SnapshotBytes is how much log may follow a snapshot before the next one is taken; default 64 MiB.
+	SnapshotBytes int64
+
 	// Exit ends the process when going on could lose or diverge data; default os.Exit after logging.
 	Exit func(code int, why error)
 }
@@ -90,6 +93,9 @@ func (cfg *Config) defaults() error {
 	}
 	if cfg.CheckpointEvery <= 0 {
 		cfg.CheckpointEvery = 10 * time.Second
+	}
+	if cfg.SnapshotBytes <= 0 {
+		cfg.SnapshotBytes = snapshotBytes
 	}
 	if cfg.Exit == nil {
 		log := cfg.Logger

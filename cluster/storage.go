@@ -59,7 +59,7 @@ func (n *Node) snapshotLoop() {
 				n.log.Warn("trailing logs", "error", err)
 			}
 		}
-		if index, _ := n.snaps.Newest(); n.logs.BytesAfter(index) < snapshotBytes {
+		if index, _ := n.snaps.Newest(); n.logs.BytesAfter(index) < n.cfg.SnapshotBytes {
 			continue
 		}
 		if err := n.raft.Snapshot().Error(); err != nil {

@@ -88,6 +88,8 @@ type JoinConfig struct {
 // RaftConfig selects timings.
 type RaftConfig struct {
 	Profile string `yaml:"profile"` // lan (default) or wan
+	// SnapshotMiB is how much log may follow a snapshot before the next one is taken; default 64.
+	SnapshotMiB int `yaml:"snapshot_mib"`
 }
 
 // LogConfig of the server's own log on standard error.
@@ -204,6 +206,9 @@ func (c *Config) check() error {
 	}
 	if c.Raft.Profile != "lan" && c.Raft.Profile != "wan" {
 		bad("raft.profile: %q is unknown; lan or wan", c.Raft.Profile)
+	}
+	if c.Raft.SnapshotMiB < 0 || c.Raft.SnapshotMiB > 4096 {
+		bad("raft.snapshot_mib: %d is not a size from 1 to 4096, or 0 for the default", c.Raft.SnapshotMiB)
 	}
 	if _, err := c.Log.level(); err != nil {
 		bad("log.level: %w", err)

@@ -49,7 +49,7 @@ func openNode(cfg *Config, log *slog.Logger, s seal.Seal, dir *cluster.Directory
 		ID: cfg.Node, DataDir: cfg.DataDir,
 		AdvertisePeer: cfg.Peers.Advertise, AdvertiseClient: cfg.Clients.Advertise,
 		Seal: s, Directory: dir, Transport: mux,
-		Profile: cluster.Profile(cfg.Raft.Profile), Development: cfg.Development, Logger: log,
+		Profile: cluster.Profile(cfg.Raft.Profile), SnapshotBytes: int64(cfg.Raft.SnapshotMiB) << 20, Development: cfg.Development, Logger: log,
 	}
 	if cfg.Gossip.Listen != "" {
 		start, err := gossipStarter(cfg.Gossip, log)
