@@ -51,7 +51,7 @@ func (g *gate) footing() (footing, error) {
 		return footing{}, cluster.ErrNotInitialised
 	}
 	if c, ok := g.node.Store().Cluster(); ok && c.Sealed {
-		return footing{}, cluster.ErrSealed // by command: no other node knows better
+		return footing{}, sealedByCommand()
 	}
 	leads := g.node.IsLeader()
 	if !leads {

@@ -257,4 +257,13 @@ func rateLimited(after time.Duration) *Error {
 	}}
 }
 
+// sealedByCommand says so on every node: none knows better, and waiting does not help.
+func sealedByCommand() *Error {
+	return &Error{
+		Reason:  hizov1.ReasonSealed,
+		Message: "the cluster was sealed by `hizo cluster seal`: operators unseal it with `hizo cluster unseal`",
+		Info:    map[string]string{hizov1.InfoSealedBy: hizov1.SealedByCommand},
+	}
+}
+
 func fault(reason string) *Error { return &Error{Reason: reason} }

@@ -221,7 +221,7 @@ func (k *call) failed(ctx context.Context, addr string, sent bool, err error) er
 	case node:
 		k.c.forgetLeader(addr)
 		k.refused[addr] = e
-		if k.allRefused() {
+		if k.allRefused() && !k.mayUnseal(e) {
 			return k.decided(e)
 		}
 	case ambiguous:
@@ -268,6 +268,12 @@ func (k *call) notSent(ctx context.Context, addr string, err error) error {
 	}
 	k.log(ctx, addr, ReasonUnreachable, "")
 	return nil
+}
+
+// mayUnseal says whether sealed nodes may be about to unseal each other, as all of them are right after a cold start.
+func (k *call) mayUnseal(e *Error) bool {
+	return e.Reason == hizov1.ReasonSealed && e.Metadata[hizov1.InfoSealedBy] != hizov1.SealedByCommand &&
+		time.Since(k.started) < k.c.cfg.Patience
 }
 
 // follow takes a leader hint; it is only a hint: the node behind it has to prove itself like any other.

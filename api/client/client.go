@@ -60,7 +60,7 @@ type Config struct {
 	Timeout time.Duration
 	// AttemptTimeout bounds one attempt, so that a node that hangs does not use up the call.
 	AttemptTimeout time.Duration
-	// Patience is how long to go on while not one node can be reached.
+	// Patience is how long to go on while not one node can be reached, or all are sealed and may unseal each other.
 	Patience time.Duration
 	// BackoffBase and BackoffMax bound the pause after all addresses were tried.
 	BackoffBase, BackoffMax time.Duration

@@ -304,7 +304,9 @@ func TestUnreachable(t *testing.T) {
 
 func TestSealedEverywhereIsToldAtOnce(t *testing.T) {
 	ca := newAuthority(t)
-	sealed := func(context.Context, int) error { return refusal(codes.Unavailable, hizov1.ReasonSealed, nil) }
+	sealed := func(context.Context, int) error {
+		return refusal(codes.Unavailable, hizov1.ReasonSealed, map[string]string{hizov1.InfoSealedBy: hizov1.SealedByCommand})
+	}
 	a, b := newNode(t, ca, sealed), newNode(t, ca, sealed)
 	c := newClient(t, ca, nil, a, b)
 	_, err := c.Secrets().Put(t.Context(), &hizov1.PutRequest{})
@@ -323,6 +325,25 @@ func TestSealedEverywhereIsToldAtOnce(t *testing.T) {
 	c = newClient(t, ca, nil, elected, newNode(t, ca, sealed))
 	if _, err := c.Secrets().Put(t.Context(), &hizov1.PutRequest{}); err != nil {
 		t.Errorf("gave up: %v", err)
+	}
+}
+
+func TestNodesThatUnsealEachOtherAreWaitedFor(t *testing.T) {
+	ca := newAuthority(t)
+	cold := func(_ context.Context, attempt int) error {
+		if attempt < 4 {
+			return refusal(codes.Unavailable, hizov1.ReasonSealed, nil)
+		}
+		return nil
+	}
+	c := newClient(t, ca, nil, newNode(t, ca, cold), newNode(t, ca, cold))
+	if _, err := c.Secrets().Put(t.Context(), &hizov1.PutRequest{}); err != nil {
+		t.Errorf("gave up: %v", err)
+	}
+	never := func(context.Context, int) error { return refusal(codes.Unavailable, hizov1.ReasonSealed, nil) }
+	c = newClient(t, ca, func(cfg *client.Config) { cfg.Patience = 50 * time.Millisecond }, newNode(t, ca, never))
+	if _, err := c.Secrets().Put(t.Context(), &hizov1.PutRequest{}); !client.IsReason(err, hizov1.ReasonSealed) {
+		t.Errorf("got %v", err)
 	}
 }
 

@@ -18,7 +18,7 @@ const ErrorDomain = "hizo"
 // Reasons of errors. They are stable: programs may compare them.
 const (
 	ReasonNotLeader            = "NOT_LEADER" // metadata leader_id, leader_addr; both empty while there is none
-	ReasonSealed               = "SEALED"
+	ReasonSealed               = "SEALED"     // metadata sealed_by=command where it lasts until operators unseal
 	ReasonNotInitialised       = "NOT_INITIALISED"
 	ReasonAlreadyInitialised   = "ALREADY_INITIALISED"
 	ReasonUnknownOutcome       = "UNKNOWN_OUTCOME" // retry with the same request id
@@ -57,5 +57,9 @@ const (
 	InfoField          = "field"
 	InfoRetryAfter     = "retry_after_ms"
 	InfoIndex          = "index"
-	InfoMissing        = "missing" // PERMISSION_DENIED: what would have to be granted
+	InfoSealedBy       = "sealed_by" // SealedByCommand, or absent: nodes may be unsealing each other
+	InfoMissing        = "missing"   // PERMISSION_DENIED: what would have to be granted
 )
+
+// SealedByCommand is the value of InfoSealedBy after `hizo cluster seal`.
+const SealedByCommand = "command"

@@ -59,6 +59,7 @@ type clusterJoinTokenCmd struct {
 	Node        string        `required:"" placeholder:"NAME" help:"Name of the joining node."`
 	Fingerprint string        `required:"" placeholder:"HEX" help:"Fingerprint of its key, as \"hizod identity\" prints it."`
 	TTL         time.Duration `help:"How long the token can be used (default 1h)."`
+	Out         string        `type:"path" placeholder:"FILE" help:"Write the token into a new file that only its owner can read."`
 }
 
 func (c *clusterJoinTokenCmd) Run(s *session) error {
@@ -71,7 +72,7 @@ func (c *clusterJoinTokenCmd) Run(s *session) error {
 		return err
 	}
 	s.note("good for node %s once, until %s; after it has joined: hizo cluster approve %s", c.Node, clock(j.GetExpiresUnix()), c.Node)
-	return s.showText(j, j.GetToken())
+	return s.showSecretText(j, j.GetToken(), c.Out)
 }
 
 type clusterApproveCmd struct {

@@ -220,6 +220,7 @@ func (workloadListCmd) Run(s *session) error {
 type workloadSecretIDCmd struct {
 	Name string        `arg:"" help:"Name of the workload."`
 	TTL  time.Duration `help:"How long it can be used (default 1h)."`
+	Out  string        `type:"path" placeholder:"FILE" help:"Write the secret id into a new file that only its owner can read."`
 }
 
 func (c *workloadSecretIDCmd) Run(s *session) error {
@@ -232,7 +233,7 @@ func (c *workloadSecretIDCmd) Run(s *session) error {
 		return err
 	}
 	s.note("good for one login as workload/%s until %s", c.Name, clock(id.GetExpiresUnix()))
-	return s.showText(id, id.GetSecretId())
+	return s.showSecretText(id, id.GetSecretId(), c.Out)
 }
 
 type workloadDisableCmd struct {

@@ -59,6 +59,14 @@ func (s *session) showText(m proto.Message, text string) error {
 	return err
 }
 
+// showSecretText prints a one-time secret, or writes it to a new private file.
+func (s *session) showSecretText(m proto.Message, text, path string) error {
+	if path == "" {
+		return s.showText(m, text)
+	}
+	return writeNew(path, []byte(text+"\n"), 0o600)
+}
+
 func (s *session) showJSON(compact []byte) error {
 	b, err := encode(s.g.Format, compact)
 	if err != nil {

@@ -4,12 +4,14 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/hizo/hizo/api/client"
 	"github.com/hizo/hizo/api/hizov1"
 )
 
 type clusterUnsealCmd struct {
+	File      []string `arg:"" optional:"" type:"path" help:"Files with a share each, encrypted or not; like --share-file."`
 	ShareFile []string `type:"path" sep:"none" placeholder:"FILE" help:"A share, encrypted or not; may be given several times. Without it: standard input, or a prompt."`
 	Identity  string   `short:"i" type:"path" placeholder:"FILE" help:"The age identity that opens an encrypted share."`
 }
@@ -53,7 +55,7 @@ func (c *clusterUnsealCmd) Run(s *session) error {
 
 func (c *clusterUnsealCmd) shares(s *session) ([][]byte, error) {
 	var out [][]byte
-	for _, path := range c.ShareFile {
+	for _, path := range slices.Concat(c.File, c.ShareFile) {
 		b, err := readFile(path, maxInput)
 		if err != nil {
 			return out, fmt.Errorf("share: %w", err)
