@@ -57,7 +57,7 @@ func freePorts(t *testing.T, n int) (ports []string) {
 // identity is the fingerprint of a node's key, made if there is none.
 func (n *node) identity() string {
 	n.lab.t.Helper()
-	r := n.lab.hizod("identity", "--config", n.path("config.yaml"))
+	r := n.hizod("identity")
 	if r.code != 0 {
 		n.lab.t.Fatalf("hizod identity: %s", r.err)
 	}

@@ -149,6 +149,14 @@ func (l *lab) hizod(args ...string) result {
 	return l.run(exec.Command(filepath.Join(bin, "hizod"), args...))
 }
 
+// hizod runs it for this node, with the node's token.
+func (n *node) hizod(args ...string) result {
+	n.lab.t.Helper()
+	cmd := exec.Command(filepath.Join(bin, "hizod"), append(args, "--config", n.path("config.yaml"))...)
+	cmd.Env = append([]string{"PATH=" + os.Getenv("PATH")}, n.env...)
+	return n.lab.run(cmd)
+}
+
 // must is hizo where nothing else than success will do; it returns standard output.
 func (l *lab) must(stdin string, args ...string) string {
 	l.t.Helper()
@@ -374,6 +382,13 @@ func (n *node) failsToStart(parts ...string) {
 	n.lab.t.Helper()
 	before := len(n.log())
 	n.start()
+	select {
+	case <-n.done:
+	case <-time.After(patience / 3):
+		n.lab.t.Errorf("%s runs, instead of refusing to start:\n%s", n.name, tail(n.log(), 12))
+		n.end(syscall.SIGKILL)
+		return
+	}
 	code := n.wait()
 	said := n.log()[before:]
 	if code != 1 {
@@ -382,6 +397,7 @@ func (n *node) failsToStart(parts ...string) {
 	if strings.Contains(said, "goroutine ") {
 		n.lab.t.Errorf("%s panicked instead of refusing:\n%s", n.name, tail(said, 40))
 	}
+	n.lab.t.Logf("%s", tail(said, 2))
 	for _, part := range parts {
 		if !strings.Contains(said, part) {
 			n.lab.t.Errorf("%s does not say %q when it refuses to start:\n%s", n.name, part, tail(said, 12))
