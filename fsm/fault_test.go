@@ -268,9 +268,13 @@ func TestRestoreFaults(t *testing.T) {
 
 func everyFault(t *testing.T, prepare func(*replica), step func(*replica) error, check func(*replica, error)) {
 	t.Helper()
-	for _, persisted := range []bool{false, true} {
-		n := 1
-		for ; faulty(t, n, persisted, prepare, step, check); n++ {
+	stride := 1
+	if testing.Short() {
+		stride = 7
+	}
+	for i, persisted := range []bool{false, true} {
+		n := 1 + i*stride/2
+		for ; faulty(t, n, persisted, prepare, step, check); n += stride {
 			if t.Failed() {
 				return
 			}
