@@ -122,6 +122,10 @@ func TestLoginRetry(t *testing.T) {
 		if oneTime {
 			w.want(fsm.CodeUsed, login("thief", "client", w.RequestID()))
 			w.want(fsm.CodeUsed, login("thief", "client", [16]byte{}))
+			// The secret id itself knows who used it, under whatever name the request came.
+			disguised := login("thief", "other", request)
+			disguised.Principal = "anonymous"
+			w.want(fsm.CodeUsed, disguised)
 		}
 		if _, ok := w.s.Token(fsmtest.HashOf("third")); !ok {
 			t.Error("a replay revoked the token")
