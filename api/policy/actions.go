@@ -70,6 +70,7 @@ const (
 	ClusterApprove    Action = "cluster.approve"
 	ClusterRemove     Action = "cluster.remove"
 	ClusterQuarantine Action = "cluster.quarantine"
+	ClusterLift       Action = "cluster.lift" // takes a quarantine back
 	ClusterSeal       Action = "cluster.seal"
 )
 
@@ -83,7 +84,7 @@ func Actions() []Action {
 		PolicyPut, PolicyList, PolicyGet, PolicyDelete, PolicyExplain,
 		AuditRead, AuditExport, AuditProve, AuditVerify,
 		ClusterStatus, ClusterMembers, ClusterJoinToken, ClusterApprove,
-		ClusterRemove, ClusterQuarantine, ClusterSeal,
+		ClusterRemove, ClusterQuarantine, ClusterLift, ClusterSeal,
 	})
 }
 

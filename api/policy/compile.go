@@ -30,7 +30,7 @@ const (
 	MaxText       = 16 << 10 // bytes of one policy's text
 	MaxStatements = 64       // permits and forbids in one policy
 	MaxPolicies   = 512      // policies in a set
-	maxNesting    = 64       // brackets within brackets
+	maxNesting    = 64       // brackets, unary operators and ifs within one another
 )
 
 // ShippedPrefix begins the IDs of the shipped policies. No put policy's name

@@ -225,7 +225,7 @@ func parse(policy, text string) (cedar.PolicyList, error) {
 		return nil, textError(policy, whole.problemAt(i, "has a control character"))
 	}
 	if offset, ok := tooDeep(text); ok {
-		return nil, textError(policy, whole.problemAt(offset, fmt.Sprintf("nests brackets more than %d deep", maxNesting)))
+		return nil, textError(policy, whole.problemAt(offset, fmt.Sprintf("nests brackets, unary operators or ifs more than %d deep", maxNesting)))
 	}
 	list, err := cedar.NewPolicyListFromBytes(policy, []byte(text))
 	if err != nil {
@@ -237,34 +237,71 @@ func parse(policy, text string) (cedar.PolicyList, error) {
 	return list, nil
 }
 
-// tooDeep finds the bracket that is nested too deeply, before a recursive
-// parser sees it.
+// tooDeep finds the token that is nested too deeply, before a recursive parser
+// sees it. What nests are brackets, unary operators in a row, and the ifs of
+// one expression: "if a then b else if …" nests to the right. It may count too
+// much where operators follow an if, never too little.
 func tooDeep(text string) (int, bool) {
-	depth := 0
+	var (
+		outer []level // around the innermost open bracket
+		here  level
+		unary int // operators just before this token
+	)
 	for i := 0; i < len(text); i++ {
-		switch text[i] {
-		case '"':
+		c := text[i]
+		switch {
+		case c == ' ' || c == '\t' || c == '\n' || c == '\r':
+			continue
+		case c == '/' && strings.HasPrefix(text[i:], "//"):
+			for i < len(text) && text[i] != '\n' {
+				i++
+			}
+			continue
+		case c == '!' && strings.HasPrefix(text[i:], "!="):
+			i++
+			unary = 0
+		case c == '!' || c == '-':
+			unary++
+		case c == '"':
 			for i++; i < len(text) && text[i] != '"'; i++ {
 				if text[i] == '\\' {
 					i++
 				}
 			}
-		case '/':
-			if strings.HasPrefix(text[i:], "//") {
-				for i < len(text) && text[i] != '\n' {
-					i++
-				}
+			unary = 0
+		case c == '(' || c == '[' || c == '{':
+			outer = append(outer, here)
+			here, unary = level{base: here.base + here.ifs + unary + 1}, 0
+		case c == ')' || c == ']' || c == '}':
+			if n := len(outer); n > 0 {
+				here, outer = outer[n-1], outer[:n-1]
 			}
-		case '(', '[', '{':
-			if depth++; depth > maxNesting {
-				return i, true
+			unary = 0
+		case c == ',' || c == ';':
+			here.ifs, unary = 0, 0
+		case letter(c):
+			start := i
+			for i+1 < len(text) && (letter(text[i+1]) || '0' <= text[i+1] && text[i+1] <= '9') {
+				i++
 			}
-		case ')', ']', '}':
-			depth--
+			if text[start:i+1] == "if" {
+				here.ifs++
+			}
+			unary = 0
+		default:
+			unary = 0
+		}
+		if here.base+here.ifs+unary > maxNesting {
+			return i, true
 		}
 	}
 	return 0, false
 }
+
+// level is how deep an open bracket is, and how many ifs its expression has.
+type level struct{ base, ifs int }
+
+func letter(c byte) bool { return c == '_' || 'a' <= c|0x20 && c|0x20 <= 'z' }
 
 // place turns messages into Problems with a position in a policy's text.
 type place struct {

@@ -59,6 +59,10 @@ func TestValidate(t *testing.T) {
 		`@why("audit finding 7") forbid(principal, action == Hizo::Action::"reveal", resource in Hizo::Vault::"hr") unless { context has addr && context.addr.isLoopback() };`,
 		"// a comment with ((((\n" + widest,
 		`forbid(principal, action in [Hizo::Action::"put", Hizo::Action::"destroy"], resource) when { resource.path like "((((*" };`,
+		// Much of what nests, side by side.
+		`forbid(principal, action == Hizo::Action::"put", resource) when { ` + strings.Repeat("!(1 != -1) && (if true then !true else false) && ", 100) + `"!!!" == "---" };`,
+		strings.Repeat(`forbid(principal, action == Hizo::Action::"put", resource) when { if true then !false else -1 == 1 };`, 20) +
+			`forbid(principal, action == Hizo::Action::"put", resource) when { ` + strings.Repeat("!", 62) + `true };`,
 		strings.Repeat(widest+"\n", MaxStatements),
 	} {
 		if err := Validate("p", text); err != nil {
@@ -104,6 +108,11 @@ func TestValidate(t *testing.T) {
 		{widest + "\x00", 1, 37, "control character"},
 		{strings.Repeat(" ", MaxText+1), 1, 1, "bytes"},
 		{strings.Repeat(widest+"\n", MaxStatements+1), MaxStatements + 1, 1, "statements"},
+		{injects + ` when { ` + strings.Repeat("!", 64) + "true };", 1, 133, "nests"},
+		{injects + ` when { ` + strings.Repeat("! // not\n", 64) + "true };", 64, 1, "nests"},
+		{injects + ` when { ` + strings.Repeat("- ", 64) + "1 == 1 };", 1, 196, "nests"},
+		{injects + ` when { ` + strings.Repeat("if true then (1 == -1) else ", 64) + "true };", 1, 1797, "nests"},
+		{injects + ` when { ` + strings.Repeat("(!!!", 16) + "true", 1, 133, "nests"},
 		{injects + ` when { ` + strings.Repeat("(", 100) + "true" + strings.Repeat(")", 100) + ` };`, 1, 133, "nests"},
 	} {
 		err := Validate("p", c.text)
@@ -157,6 +166,9 @@ func TestHostileTexts(t *testing.T) {
 		if set, err := Compile([]Source{{"p", text}}); err == nil {
 			set.Decide(inject(strings.Repeat("a", 500)))
 			set.Explain(inject(strings.Repeat("a", 500)))
+		}
+		if n := strings.TrimRight(why, "s"); (n == "not" || n == "minuse" || n == "if") && !strings.Contains(fmt.Sprint(valid), "nests") {
+			t.Errorf("%s reached the parser: %.100v", why, valid)
 		}
 		// Generous: the point is that nothing is exponential.
 		if took := time.Since(start); took > 10*time.Second {
