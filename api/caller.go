@@ -3,7 +3,6 @@ package api
 import (
 	"context"
 	"errors"
-	"net"
 	"net/netip"
 	"strings"
 	"sync"
@@ -29,21 +28,28 @@ type origin struct {
 }
 
 func originOf(ctx context.Context) origin {
-	o := origin{addr: clientAddr(ctx)}
-	values := metadata.ValueFromIncomingContext(ctx, hizov1.MetaAuthorization)
-	if len(values) != 1 { // two tokens are no token: which one was meant?
+	if o, ok := ctx.Value(originKey{}).(origin); ok {
 		return o
+	}
+	o := origin{addr: clientAddr(ctx)}
+	o.read(metadata.ValueFromIncomingContext(ctx, hizov1.MetaAuthorization))
+	return o
+}
+
+// read takes the token out of the authorization headers.
+func (o *origin) read(values []string) {
+	if len(values) != 1 { // two tokens are no token: which one was meant?
+		return
 	}
 	text, ok := strings.CutPrefix(values[0], "Bearer ")
 	if !ok {
-		return o
+		return
 	}
 	t, err := auth.ParseToken(auth.AccessToken, text)
 	if err != nil {
-		return o
+		return
 	}
 	o.token, o.bears = t.Hash(), true
-	return o
 }
 
 func clientAddr(ctx context.Context) netip.Addr {
@@ -51,10 +57,7 @@ func clientAddr(ctx context.Context) netip.Addr {
 	if !ok {
 		return netip.Addr{}
 	}
-	if tcp, ok := p.Addr.(*net.TCPAddr); ok {
-		return tcp.AddrPort().Addr().Unmap()
-	}
-	return netip.Addr{}
+	return addrOf(p.Addr)
 }
 
 // requestID demands a UUIDv7 (RFC 9562, section 5.7): the state machine reads its time.

@@ -64,10 +64,13 @@ func (s *healthService) Check(_ context.Context, req *grpc_health_v1.HealthCheck
 // Watch implements the health service. Sealing and leadership are node-local and have no event to wait
 // for: they are looked at four times a second.
 func (s *healthService) Watch(req *grpc_health_v1.HealthCheckRequest, stream grpc.ServerStreamingServer[grpc_health_v1.HealthCheckResponse]) error {
-	if err := s.hold(); err != nil {
+	if _, known := s.check(req.GetService()); !known {
+		return status.Error(codes.NotFound, "unknown service")
+	}
+	if err := hold(s.watches); err != nil {
 		return err
 	}
-	defer s.unhold()
+	defer unhold(s.watches)
 	tick := time.NewTicker(250 * time.Millisecond)
 	defer tick.Stop()
 	last := grpc_health_v1.HealthCheckResponse_ServingStatus(-1)
@@ -89,13 +92,13 @@ func (s *healthService) Watch(req *grpc_health_v1.HealthCheckRequest, stream grp
 }
 
 // hold takes one of the places for long streams.
-func (s *Server) hold() error {
+func hold(places chan struct{}) error {
 	select {
-	case s.tails <- struct{}{}:
+	case places <- struct{}{}:
 		return nil
 	default:
 		return &Error{Reason: hizov1.ReasonOverloaded, Message: "too many streams are open on this node: close one, then retry"}
 	}
 }
 
-func (s *Server) unhold() { <-s.tails }
+func unhold(places chan struct{}) { <-places }

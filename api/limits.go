@@ -20,9 +20,13 @@ type Limits struct {
 	Policy   int // bytes of one policy
 
 	Streams    uint32        // concurrent calls per connection
-	Handshakes int           // TLS handshakes at a time, all connections together
-	Handshake  time.Duration // each must be done by then
+	Handshakes int           // HSM signatures for TLS handshakes at a time, all connections together
+	Handshake  time.Duration // each handshake must be done by then
 	Tails      int           // open audit tails and exports
+	Watches    int           // open watches of the health service
+
+	Connections, ConnectionsEach int // open connections: together, and from one address
+	Strangers, StrangersEach     int // calls under way without a token of this cluster: together, and from one address
 
 	Principal auth.Rate          // requests of one principal
 	Denials   auth.Rate          // denials of one principal that get a record of their own; the rest is counted
@@ -42,10 +46,14 @@ var defaultLimits = Limits{
 	Versions: 100,
 	Policy:   policy.MaxText,
 
-	Streams:    512,
+	Streams:    128,
 	Handshakes: 64,
 	Handshake:  5 * time.Second,
 	Tails:      64,
+	Watches:    64,
+
+	Connections: 4096, ConnectionsEach: 1024,
+	Strangers: 1024, StrangersEach: 256,
 
 	Principal: auth.Rate{Every: 20 * time.Microsecond, Burst: 20_000},
 	Denials:   auth.Rate{Every: 200 * time.Millisecond, Burst: 50},
@@ -62,7 +70,9 @@ func (l Limits) withDefaults() Limits {
 		ListPage: cmp.Or(l.ListPage, d.ListPage), Refs: cmp.Or(l.Refs, d.Refs),
 		Versions: cmp.Or(l.Versions, d.Versions), Policy: cmp.Or(l.Policy, d.Policy),
 		Streams: cmp.Or(l.Streams, d.Streams), Handshakes: cmp.Or(l.Handshakes, d.Handshakes),
-		Handshake: cmp.Or(l.Handshake, d.Handshake), Tails: cmp.Or(l.Tails, d.Tails),
+		Handshake: cmp.Or(l.Handshake, d.Handshake), Tails: cmp.Or(l.Tails, d.Tails), Watches: cmp.Or(l.Watches, d.Watches),
+		Connections: cmp.Or(l.Connections, d.Connections), ConnectionsEach: cmp.Or(l.ConnectionsEach, d.ConnectionsEach),
+		Strangers: cmp.Or(l.Strangers, d.Strangers), StrangersEach: cmp.Or(l.StrangersEach, d.StrangersEach),
 		Principal: cmp.Or(l.Principal, d.Principal), Denials: cmp.Or(l.Denials, d.Denials),
 		Anonymous: anonymous(l.Anonymous, d.Anonymous), Hashing: cmp.Or(l.Hashing, d.Hashing),
 	}

@@ -67,15 +67,17 @@ type Config struct {
 
 // Server serves the API of one node.
 type Server struct {
-	conf   Config
-	node   Node
-	limits Limits
-	log    *slog.Logger
-	gate   *gate
-	hasher *auth.Hasher
-	paths  *reservations
-	tails  chan struct{} // held by open tails and exports
-	grpc   *grpc.Server
+	conf      Config
+	node      Node
+	limits    Limits
+	log       *slog.Logger
+	gate      *gate
+	hasher    *auth.Hasher
+	paths     *reservations
+	tails     chan struct{} // held by open tails and exports
+	watches   chan struct{} // held by open watches of the health service
+	strangers *counter      // calls under way without a token of this cluster
+	grpc      *grpc.Server
 
 	ctx  context.Context // ends open streams and background work
 	stop context.CancelFunc
@@ -101,6 +103,7 @@ func NewServer(c Config) (*Server, error) {
 	s := &Server{
 		conf: c, node: c.Node, limits: c.Limits, log: c.Logger.With("component", "api"), hasher: hasher,
 		paths: newReservations(), tails: make(chan struct{}, c.Limits.Tails),
+		watches: make(chan struct{}, c.Limits.Watches), strangers: newCounter(c.Limits.Strangers, c.Limits.StrangersEach),
 	}
 	s.gate = &gate{
 		node: c.Node, limits: c.Limits, clock: c.Clock, log: s.log,
@@ -127,7 +130,8 @@ func (s *Server) register(r *grpc.Server) {
 
 // Serve serves clients on listener until Shutdown.
 func (s *Server) Serve(listener net.Listener) error {
-	if err := s.grpc.Serve(listener); !errors.Is(err, grpc.ErrServerStopped) {
+	bounded := &connections{Listener: listener, open: newCounter(s.limits.Connections, s.limits.ConnectionsEach)}
+	if err := s.grpc.Serve(bounded); !errors.Is(err, grpc.ErrServerStopped) {
 		return err
 	}
 	return nil

@@ -79,10 +79,10 @@ func (s *Server) record(f footing, rec fsm.AuditRecord) *hizov1.AuditRecord {
 // Tail streams records, and goes on with new ones if it is to follow. The reader's rights are looked at
 // again with every batch: after its records were read, before they are sent.
 func (s *auditService) Tail(req *hizov1.TailRequest, stream grpc.ServerStreamingServer[hizov1.AuditRecord]) error {
-	if err := s.hold(); err != nil {
+	if err := hold(s.tails); err != nil {
 		return err
 	}
-	defer s.unhold()
+	defer unhold(s.tails)
 	ctx := stream.Context()
 	t := onSystem(policy.AuditRead)
 	t.detail = "tail"
@@ -260,10 +260,10 @@ func (c *chunks) flush() error {
 
 // Export streams an export (docs/audit-format.md). The sealed parts stay sealed.
 func (s *auditService) Export(req *hizov1.ExportRequest, stream grpc.ServerStreamingServer[hizov1.ExportChunk]) error {
-	if err := s.hold(); err != nil {
+	if err := hold(s.tails); err != nil {
 		return err
 	}
-	defer s.unhold()
+	defer unhold(s.tails)
 	t := onSystem(policy.AuditExport)
 	a, err := s.gate.do(stream.Context(), &call{kind: fsm.KindRecord, targets: []target{t}})
 	if err != nil {

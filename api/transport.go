@@ -2,11 +2,11 @@ package api
 
 import (
 	"context"
+	"crypto"
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
 	"log/slog"
-	"net"
 	"runtime/debug"
 	"time"
 
@@ -23,10 +23,8 @@ import (
 // interceptors.
 func (s *Server) options() []grpc.ServerOption {
 	return []grpc.ServerOption{
-		grpc.Creds(&handshakes{
-			TransportCredentials: credentials.NewTLS(s.tls()),
-			slots:                make(chan struct{}, s.limits.Handshakes),
-		}),
+		grpc.Creds(credentials.NewTLS(s.tls())),
+		grpc.InTapHandle(s.admit),
 		grpc.ConnectionTimeout(s.limits.Handshake),
 		grpc.MaxRecvMsgSize(s.limits.Message),
 		grpc.MaxSendMsgSize(2 * s.limits.Message), // an answer holds names and proofs beside the value
@@ -49,9 +47,27 @@ func (s *Server) tls() *tls.Config {
 		MinVersion:             tls.VersionTLS13,
 		SessionTicketsDisabled: true,
 		NextProtos:             []string{"h2"},
-		GetCertificate:         func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return s.node.ClientCertificate() },
+		GetCertificate:         s.certificate(),
 		ClientAuth:             tls.RequestClientCert,
 		VerifyConnection:       s.verifyClient,
+	}
+}
+
+// certificate presents the node's certificate; its signatures are the HSM's and bounded.
+func (s *Server) certificate() func(*tls.ClientHelloInfo) (*tls.Certificate, error) {
+	slots := make(chan struct{}, s.limits.Handshakes)
+	return func(*tls.ClientHelloInfo) (*tls.Certificate, error) {
+		cert, err := s.node.ClientCertificate()
+		if err != nil {
+			return nil, err
+		}
+		signer, ok := cert.PrivateKey.(crypto.Signer)
+		if !ok {
+			return nil, errors.New("the node's key does not sign")
+		}
+		bounded := *cert
+		bounded.PrivateKey = &boundedSigner{Signer: signer, slots: slots, wait: s.limits.Handshake}
+		return &bounded, nil
 	}
 }
 
@@ -77,32 +93,6 @@ func (s *Server) verifyClient(c tls.ConnectionState) error {
 		return errClientCertificate
 	}
 	return nil
-}
-
-// handshakes bounds how many TLS handshakes run at a time: each costs an HSM signature. What comes above
-// is closed at once; a client tries again.
-type handshakes struct {
-	credentials.TransportCredentials
-	slots chan struct{}
-}
-
-var errHandshakes = errors.New("too many TLS handshakes at once")
-
-// ServerHandshake implements credentials.TransportCredentials.
-func (h *handshakes) ServerHandshake(conn net.Conn) (net.Conn, credentials.AuthInfo, error) {
-	select {
-	case h.slots <- struct{}{}:
-		defer func() { <-h.slots }()
-	default:
-		_ = conn.Close()
-		return nil, nil, errHandshakes
-	}
-	return h.TransportCredentials.ServerHandshake(conn)
-}
-
-// Clone implements credentials.TransportCredentials.
-func (h *handshakes) Clone() credentials.TransportCredentials {
-	return &handshakes{TransportCredentials: h.TransportCredentials.Clone(), slots: h.slots}
 }
 
 // unary turns whatever a service does into an answer that clients know. It prints neither messages nor
