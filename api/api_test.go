@@ -9,6 +9,7 @@ import (
 
 // The main job: a credential is kept, an engineer reveals it, and the log says so.
 func TestPutAndReveal(t *testing.T) {
+	t.Parallel()
 	c := apitest.Start(t, apitest.Options{})
 	ctx := t.Context()
 	c.Vault("ml")

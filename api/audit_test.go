@@ -60,6 +60,7 @@ func checkpointed(t *testing.T, c *apitest.Cluster) {
 // An export of a live cluster, with its members' real signatures, verifies offline from the genesis
 // fingerprint alone, whole and in parts; changed anywhere it does not.
 func TestExportVerifiesOffline(t *testing.T) {
+	t.Parallel()
 	c := apitest.Start(t, apitest.Options{Options: clustertest.Options{CheckpointEvery: 50 * time.Millisecond}})
 	ctx := t.Context()
 	c.Vault("ml")
@@ -166,6 +167,7 @@ func TestLeafIsTheStateMachines(t *testing.T) {
 }
 
 func TestTailFollowsAndIsCut(t *testing.T) {
+	t.Parallel()
 	c := apitest.Start(t, apitest.Options{})
 	anna := c.User("anna", "Auditor")
 	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
@@ -217,6 +219,7 @@ func TestTailFollowsAndIsCut(t *testing.T) {
 }
 
 func TestSearchFiltersAndPages(t *testing.T) {
+	t.Parallel()
 	c := apitest.Start(t, apitest.Options{})
 	ctx := t.Context()
 	c.Vault("ml")

@@ -80,6 +80,7 @@ func TestLoginTellsNothing(t *testing.T) {
 }
 
 func TestSecretIDWorksOnce(t *testing.T) {
+	t.Parallel()
 	c := apitest.Start(t, apitest.Options{})
 	ctx := t.Context()
 	c.Workload("train", "")
@@ -127,6 +128,7 @@ func TestSecretIDWorksOnce(t *testing.T) {
 }
 
 func TestCertificateLogin(t *testing.T) {
+	t.Parallel()
 	c := apitest.Start(t, apitest.Options{})
 	ctx := t.Context()
 	c.User("bob")
@@ -198,6 +200,7 @@ func block2serial(t *testing.T, b *pem.Block) *big.Int {
 }
 
 func TestTokensEndAndRenew(t *testing.T) {
+	t.Parallel()
 	c := apitest.Start(t, apitest.Options{})
 	ctx := t.Context()
 	login, err := c.Client().Auth().Login(ctx, &hizov1.LoginRequest{User: "alice", Password: []byte(apitest.Password), TtlSeconds: 60})
@@ -231,6 +234,7 @@ func TestTokensEndAndRenew(t *testing.T) {
 }
 
 func TestTokensExpireByClusterTime(t *testing.T) {
+	t.Parallel()
 	clock := &clustertest.Clock{}
 	c := apitest.Start(t, apitest.Options{Options: clustertest.Options{Clock: clock}})
 	ctx := t.Context()
@@ -261,6 +265,7 @@ func TestTokensExpireByClusterTime(t *testing.T) {
 }
 
 func TestGrantMatrix(t *testing.T) {
+	t.Parallel()
 	c := apitest.Start(t, apitest.Options{})
 	ctx := t.Context()
 	c.User("bob")

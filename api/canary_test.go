@@ -38,6 +38,7 @@ func (l *lockedBuffer) Write(p []byte) (int, error) {
 // Known secrets go through everything, also through what goes wrong; afterwards no file, log line or
 // error holds one of them, plain, in base64 or in hex.
 func TestCanary(t *testing.T) {
+	t.Parallel()
 	const value, password, reason, misplaced = "canary-value-7Qx2", "canary-password-9Lm4", "canary-reason-3Rt8", "canary-misplaced-5Zk6"
 	logs := &lockedBuffer{}
 	var wrong atomic.Pointer[fault]

@@ -60,6 +60,7 @@ func raw(t *testing.T, addr string) *grpc.ClientConn {
 }
 
 func TestInitAndUnseal(t *testing.T) {
+	t.Parallel()
 	c := clustertest.New(t, clustertest.Options{Nodes: 1})
 	n := c.Nodes[0]
 	const token = "the token of the bootstrap file"

@@ -10,6 +10,7 @@ import (
 )
 
 func TestPolicies(t *testing.T) {
+	t.Parallel()
 	c := apitest.Start(t, apitest.Options{})
 	ctx := t.Context()
 	p := c.Engineer.Policies()

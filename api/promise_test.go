@@ -46,6 +46,7 @@ func (f *faulty) ProposeAfter(ctx context.Context, cmd fsm.Command, enqueued fun
 // Promise 1: nothing leaves unrecorded. Whatever goes wrong with the record, no value and no decision
 // comes back.
 func TestNothingLeavesUnrecorded(t *testing.T) {
+	t.Parallel()
 	var wrong atomic.Pointer[fault]
 	c := apitest.Start(t, apitest.Options{Wrap: func(_ string, n api.Node) api.Node { return &faulty{Node: n, fault: &wrong} }})
 	c.Vault("ml")
@@ -217,6 +218,7 @@ func await(t *testing.T, what string, holds func() bool) {
 
 // Promise 3: a mutation takes effect once, over fail-over too.
 func TestRetriesTakeEffectOnce(t *testing.T) {
+	t.Parallel()
 	c := apitest.Start(t, apitest.Options{})
 	ctx := t.Context()
 	c.Vault("ml")
@@ -273,6 +275,7 @@ func TestRetriesTakeEffectOnce(t *testing.T) {
 
 // Promise 7: only SecurityEngineers reveal, only workloads inject, and neither can be had by a policy.
 func TestWhoRevealsAndWhoInjects(t *testing.T) {
+	t.Parallel()
 	c := apitest.Start(t, apitest.Options{})
 	ctx := t.Context()
 	c.Vault("ml")
