@@ -128,3 +128,6 @@ func (n *Node) PushRoot(ctx context.Context, to string) error {
 func (n *Node) DutyCommand(kind fsm.Kind, body any, audits ...fsm.Audit) fsm.Command {
 	return n.dutyCommand(kind, body, audits...)
 }
+
+// HandRootOver does what follows an unsealing by operators, and waits for it.
+func (n *Node) HandRootOver(ctx context.Context) { n.handRootOver(ctx) }

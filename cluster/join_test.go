@@ -35,7 +35,7 @@ func TestJoinTokens(t *testing.T) {
 	}{
 		"named for another node":  {third, good, "another node"},
 		"expired":                 {third, short, "expired"},
-		"mistyped":                {third, good[:len(good)-1] + "A", "mistyped"},
+		"mistyped":                {third, mistype(good), "mistyped"},
 		"not a token":             {third, "hizojoin_", "mistyped"},
 		"secret of nobody's":      {third, withSecret(t, good), "unknown token"},
 		"of an approved member's": {third, strings.Repeat("x", 100<<10), "mistyped"},
@@ -83,6 +83,17 @@ func TestJoinTokens(t *testing.T) {
 	if err := join(second, good); err != nil {
 		t.Errorf("join again with the same token and key: %v", err)
 	}
+}
+
+// mistype changes one character in the middle.
+func mistype(text string) string {
+	b := []byte(text)
+	if at := len(b) / 2; b[at] == 'A' {
+		b[at] = 'B'
+	} else {
+		b[at] = 'A'
+	}
+	return string(b)
 }
 
 // withSecret is a well-formed token whose secret nobody made.

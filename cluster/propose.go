@@ -75,8 +75,9 @@ type proposal struct {
 
 // flight is one entry that was handed to raft.
 type flight struct {
-	batch []*proposal
-	once  sync.Once
+	batch   []*proposal
+	records [][]byte // copied from batch: once shutdown has answered a proposal, its caller reuses it
+	once    sync.Once
 }
 
 func newProposer(r applier, now func() int64, leader func() LeaderInfo) *proposer {
@@ -292,9 +293,10 @@ func (p *proposer) take() (*flight, int64) {
 		}
 		n++
 	}
-	f := &flight{batch: make([]*proposal, n)}
+	f := &flight{batch: make([]*proposal, n), records: make([][]byte, n)}
 	copy(f.batch, p.queue)
-	for _, it := range f.batch {
+	for i, it := range f.batch {
+		f.records[i] = it.record
 		p.bytes -= len(it.record)
 	}
 	left := copy(p.queue, p.queue[n:])
@@ -308,11 +310,7 @@ func (p *proposer) take() (*flight, int64) {
 
 // send hands an entry to raft. Its slot is given back by whoever answers it.
 func (p *proposer) send(f *flight, at int64) {
-	entry := fsm.Entry{Time: at, Records: make([][]byte, len(f.batch))}
-	for i, it := range f.batch {
-		entry.Records[i] = it.record
-	}
-	data, err := encodeEntry(entry)
+	data, err := encodeEntry(fsm.Entry{Time: at, Records: f.records})
 	if err != nil {
 		p.land(f)
 		f.fail(err)
