@@ -111,6 +111,7 @@ func TestDamage(t *testing.T) {
 			return fmt.Errorf("%v", members)
 		})
 	})
+	l.await("three members vouch for the log", func() error { return within(l.must("", "audit", "verify"), "3 members") })
 	// It holds up its part: with another node down, it and the third are the majority.
 	leader, _ := l.leader()
 	if leader == n {

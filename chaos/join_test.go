@@ -167,3 +167,19 @@ func TestJoinTokens(t *testing.T) {
 		l.awaitUnsealed(n4)
 	})
 }
+
+// TestJoinWithoutFounder: the members that a new node meets in the log's first entries are not the ones it has to
+// listen to now.
+func TestJoinWithoutFounder(t *testing.T) {
+	l := newLab(t, 3)
+	founder := l.nodes[0]
+	founder.end(syscall.SIGKILL)
+	l.leader() // one of the others
+	n4 := l.joiner("n4")
+	key := n4.identity()
+	n4.giveToken(l.joinToken("n4", key))
+	n4.start()
+	l.await("n4 has joined", func() error { return within(l.must("", "cluster", "members"), "n4") })
+	l.must("", "cluster", "approve", "n4", "--fingerprint", key)
+	l.awaitUnsealed(n4)
+}
