@@ -9,11 +9,13 @@ import (
 	"github.com/hizo/hizo/fsm"
 )
 
-// Peer is a member as transport needs to know it: Key is SHA-256 of its PKIX public key. It is an alias
+// Peer is a member as transport needs to know it: Key is SHA-256 of its PKIX public key. Only approved members
+// that are not quarantined may open Raft streams: everybody else could depose leaders and dictate logs by them. It is an alias
 // of an unnamed type, so that neither package has to import the other.
 type Peer = struct {
 	ID, Addr string
 	Key      [32]byte
+	Raft     bool // may open Raft streams to this node
 }
 
 // Directory is the pinned membership that transport asks at every accept and dial. It exists before the
@@ -47,7 +49,7 @@ func (d *Directory) ByKey(key [32]byte) (Peer, bool) {
 // IDs returns the members' ids in order.
 func (d *Directory) IDs() []string { return slices.Sorted(maps.Keys(d.now.Load().byID)) }
 
-// set replaces the membership and returns who is no longer in it, or has another key now.
+// set replaces the membership and returns who is no longer in it, has another key now, or may no longer do Raft.
 func (d *Directory) set(peers []Peer) (gone []string) {
 	next := &directory{byID: make(map[string]Peer, len(peers)), byKey: make(map[[32]byte]Peer, len(peers))}
 	for _, p := range peers {
@@ -56,7 +58,7 @@ func (d *Directory) set(peers []Peer) (gone []string) {
 	}
 	if old := d.now.Swap(next); old != nil {
 		for id, p := range old.byID {
-			if again, ok := next.byID[id]; !ok || again.Key != p.Key {
+			if again, ok := next.byID[id]; !ok || again.Key != p.Key || p.Raft && !again.Raft {
 				gone = append(gone, id)
 			}
 		}
@@ -65,10 +67,13 @@ func (d *Directory) set(peers []Peer) (gone []string) {
 	return gone
 }
 
+// trusted says whether a member takes part: the others only follow the log.
+func trusted(m fsm.Member) bool { return m.Approved && !m.Quarantined }
+
 func peersOf(members []fsm.Member) []Peer {
 	peers := make([]Peer, len(members))
 	for i, m := range members {
-		peers[i] = Peer{ID: m.ID, Addr: m.PeerAddr, Key: sha256.Sum256(m.Key)}
+		peers[i] = Peer{ID: m.ID, Addr: m.PeerAddr, Key: sha256.Sum256(m.Key), Raft: trusted(m)}
 	}
 	return peers
 }

@@ -148,9 +148,11 @@ func nodeName(s string) bool {
 	return true
 }
 
-// seedFile is the membership as the join answer had it: whom to let in until the state has arrived.
+// seedFile is the membership as the join answer had it: whom to let in until the state is as new as that. An
+// older state, which a replayed log goes through, knows neither the leader of today nor who was removed.
 type seedFile struct {
 	Cluster []byte
+	Index   uint64 // Raft index that Members are as of
 	Members []seedMember
 }
 
@@ -163,7 +165,7 @@ func (s *seedFile) peers() []Peer {
 	peers := make([]Peer, 0, len(s.Members))
 	for _, m := range s.Members {
 		if len(m.Key) == 32 {
-			peers = append(peers, Peer{ID: m.ID, Addr: m.Addr, Key: [32]byte(m.Key)})
+			peers = append(peers, Peer{ID: m.ID, Addr: m.Addr, Key: [32]byte(m.Key), Raft: true})
 		}
 	}
 	return peers
@@ -172,11 +174,12 @@ func (s *seedFile) peers() []Peer {
 const seedName = "seeds"
 
 func (n *Node) loadSeeds() error {
-	if n.Initialised() {
-		return nil
-	}
 	b, err := seal.ReadFile(n.ctx, n.cfg.Seal, n.path(seedName), seedName)
 	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil && n.Initialised() {
+		n.log.Warn("what the join left cannot be read: the members of the state are taken", "error", err)
 		return nil
 	}
 	if err != nil {
@@ -262,7 +265,7 @@ func (n *Node) askToJoin(ctx context.Context, token joinToken) (*seedFile, error
 			if !bytes.Equal(reply.Cluster, token.cluster[:]) {
 				return nil, fmt.Errorf("%s belongs to another cluster: %w", ask[i].Addr, ErrJoinToken)
 			}
-			seeds := &seedFile{Cluster: reply.Cluster}
+			seeds := &seedFile{Cluster: reply.Cluster, Index: reply.Index}
 			for _, m := range reply.Members {
 				seeds.Members = append(seeds.Members, seedMember{ID: m.Id, Addr: m.PeerAddr, Key: m.Key})
 			}
@@ -401,10 +404,14 @@ func (n *Node) admit(ctx context.Context, key [32]byte, req *peerpb.JoinRequest)
 	return nil, fmt.Errorf("%w: %w", ErrJoinToken, codeError(result))
 }
 
+// joined names those members to the new one that it will hear from.
 func (n *Node) joined(cl fsm.Cluster) *peerpb.JoinReply {
 	reply := &peerpb.JoinReply{Cluster: cl.ID[:]}
 	for _, p := range peersOf(n.store.Members()) {
-		reply.Members = append(reply.Members, &peerpb.Member{Id: p.ID, PeerAddr: p.Addr, Key: p.Key[:]})
+		if p.Raft {
+			reply.Members = append(reply.Members, &peerpb.Member{Id: p.ID, PeerAddr: p.Addr, Key: p.Key[:]})
+		}
 	}
+	reply.Index = n.store.Position().Index // after the members: a state of this index is never older than they are
 	return reply
 }

@@ -56,6 +56,7 @@ const followEvery = 10 * time.Millisecond
 // shares that no deal needs any more.
 func (n *Node) followState() {
 	var members, cluster uint64
+	seeded := n.seeded()
 	tick := time.NewTicker(followEvery)
 	defer tick.Stop()
 	for {
@@ -64,8 +65,8 @@ func (n *Node) followState() {
 			cluster = c
 			n.clusterChanged()
 		}
-		if m := n.membersIndex(); m != members {
-			members = m
+		if m, s := n.membersIndex(), n.seeded(); m != members || s != seeded {
+			members, seeded = m, s
 			n.refreshDirectory()
 		}
 		select {
@@ -102,14 +103,21 @@ func (n *Node) clusterChanged() {
 	n.retireShares(cl)
 }
 
-// refreshDirectory pins the members of the state, or of the join answer until the state arrives, and cuts
-// the streams of whoever is no longer one: the directory first, the streams second.
+// seeded says whether the join answer is newer than this node's state.
+func (n *Node) seeded() bool {
+	seeds := n.seeds.Load()
+	return seeds != nil && n.store.Position().Index < seeds.Index
+}
+
+// refreshDirectory pins the members of the state, or of the join answer until the state is as new as that,
+// and cuts the streams of whoever is no longer one: the directory first, the streams second. Reading the
+// state and setting the directory are one step: between two callers a removed key could come back.
 func (n *Node) refreshDirectory() {
-	var peers []Peer
-	if members := n.store.Members(); len(members) > 0 {
-		peers = peersOf(members)
-	} else if seeds := n.seeds.Load(); seeds != nil {
-		peers = seeds.peers()
+	n.directory.Lock()
+	defer n.directory.Unlock()
+	peers := peersOf(n.store.Members())
+	if n.seeded() {
+		peers = n.seeds.Load().peers()
 	}
 	for _, id := range n.cfg.Directory.set(peers) {
 		n.cfg.Transport.Drop(id)
@@ -138,7 +146,9 @@ func (n *Node) announceLoop() {
 		if m.PeerAddr != n.cfg.AdvertisePeer || m.ClientAddr != n.cfg.AdvertiseClient {
 			n.announce(ctx, m)
 		}
-		n.cfg.Transport.Warm(ctx, n.cfg.Directory.IDs())
+		if trusted(m) { // nobody else is let in
+			n.cfg.Transport.Warm(ctx, n.cfg.Directory.IDs())
+		}
 		cancel()
 	}
 }

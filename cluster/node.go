@@ -147,6 +147,8 @@ type Node struct {
 	resign  resignation
 	leaders leaderWatch
 	next    nextRoot
+
+	directory sync.Mutex // one refreshDirectory at a time
 }
 
 // Open starts a node. One that has no state waits for Init or Join; one that has state comes up sealed and

@@ -23,6 +23,7 @@ type Peer = struct {
 	ID   string
 	Addr string   // host:port of the peer port
 	Key  [32]byte // Fingerprint of the node's identity key
+	Raft bool     // may open Raft streams: whoever does not vote only answers them
 }
 
 // Directory is the current membership, the only thing that decides who may
@@ -36,6 +37,8 @@ type Directory interface {
 var (
 	// ErrNotMember: the key or the id at the other end is in no membership entry.
 	ErrNotMember = errors.New("not a member of this cluster; join it first, or ask whether it was removed (hizo cluster members)")
+	// ErrNoRaft: the other end is a member, but may not open Raft streams.
+	ErrNoRaft = errors.New("this member is not approved, or is quarantined: it opens no Raft streams (hizo cluster approve)")
 	// ErrWrongKey: the other end proved another key than the one pinned for it.
 	ErrWrongKey = errors.New("the node at this address has another identity key than the one pinned for it; check the address, or remove and join the node again if its HSM was replaced")
 	// ErrRefused: the other end ended the stream before admitting it.

@@ -272,6 +272,10 @@ func (m *Mux) admit(state tls.ConnectionState) (Peer, error) {
 		if !ok || peer.ID == "" {
 			return Peer{}, fmt.Errorf("key %s: %w", short(key), ErrNotMember)
 		}
+		// Whoever may open a Raft stream can depose leaders and write logs: a member without a vote only answers.
+		if state.NegotiatedProtocol == protoRaft && !peer.Raft {
+			return Peer{}, fmt.Errorf("%s, key %s: %w", peer.ID, short(key), ErrNoRaft)
+		}
 		peer.Key = key
 		return peer, nil
 	case protoJoin:

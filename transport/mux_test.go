@@ -94,7 +94,7 @@ func listenWith(t testing.TB, cfg Config, enter ...*members) *Mux {
 	}
 	t.Cleanup(func() { _ = m.Close() })
 	for _, d := range enter {
-		d.put(Peer{ID: cfg.ID, Addr: m.Addr().String(), Key: m.Key()})
+		d.put(Peer{ID: cfg.ID, Addr: m.Addr().String(), Key: m.Key(), Raft: true})
 	}
 	return m
 }
@@ -176,6 +176,40 @@ func TestStreamsBetweenMembers(t *testing.T) {
 			t.Errorf("a join stream names %+v; it must carry the key and nothing else", s.Peer())
 		}
 	})
+}
+
+// A member without a vote answers Raft and never speaks first; it loses what it has when it loses the right.
+func TestRaftStreamsOfVoters(t *testing.T) {
+	dir := &members{}
+	a, b := listen(t, "a", dir), listen(t, "b", dir)
+	dial := func(from *Mux, to string) (net.Conn, error) {
+		return asConn(from.dialMember(t.Context(), to, protoRaft))
+	}
+	in := accepted(b.Raft())
+	out, err := dial(a, "b")
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := <-in
+	dir.put(Peer{ID: "a", Addr: a.Addr().String(), Key: a.Key()})
+	b.Drop("a")
+	if _, err := s.Read(make([]byte, 1)); err == nil {
+		t.Error("a stream outlived the right to it")
+	}
+	_ = out.Close()
+	if _, err := dial(a, "b"); !errors.Is(err, ErrRefused) {
+		t.Errorf("raft stream of a member without a vote: %v, want ErrRefused", err)
+	}
+	in = accepted(a.Raft())
+	if out, err = dial(b, "a"); err != nil {
+		t.Fatalf("raft stream to a member without a vote: %v", err)
+	}
+	echoes(t, out, <-in)
+	in = accepted(b.Peers())
+	if out, err = a.DialPeer(t.Context(), "b"); err != nil {
+		t.Fatalf("peer stream of a member without a vote: %v", err)
+	}
+	echoes(t, out, <-in)
 }
 
 func TestStrangers(t *testing.T) {
@@ -386,9 +420,9 @@ func TestCertificatesOfClients(t *testing.T) {
 	}
 	dir := &members{}
 	b := listen(t, "b", dir)
-	dir.put(Peer{ID: "a", Key: Fingerprint(&key.PublicKey)})
-	dir.put(Peer{ID: "ed", Key: Fingerprint(edKey.Public())})
-	dir.put(Peer{ID: "p384", Key: Fingerprint(&p384.PublicKey)})
+	dir.put(Peer{ID: "a", Key: Fingerprint(&key.PublicKey), Raft: true})
+	dir.put(Peer{ID: "ed", Key: Fingerprint(edKey.Public()), Raft: true})
+	dir.put(Peer{ID: "p384", Key: Fingerprint(&p384.PublicKey), Raft: true})
 	valid := certificate(t, key, "a", now.Add(-time.Hour), now.Add(time.Hour))
 
 	tests := []struct {
@@ -476,7 +510,7 @@ func TestNoSessionTickets(t *testing.T) {
 	key := newKey(t)
 	dir := &members{}
 	b := listen(t, "b", dir)
-	dir.put(Peer{ID: "a", Key: Fingerprint(&key.PublicKey)})
+	dir.put(Peer{ID: "a", Key: Fingerprint(&key.PublicKey), Raft: true})
 	in := b.Raft()
 	cache := &countingCache{ClientSessionCache: tls.NewLRUClientSessionCache(8)}
 	cfg := &tls.Config{

@@ -1000,6 +1000,7 @@ type JoinReply struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Cluster       []byte                 `protobuf:"bytes,1,opt,name=cluster,proto3" json:"cluster,omitempty"`
 	Members       []*Member              `protobuf:"bytes,2,rep,name=members,proto3" json:"members,omitempty"`
+	Index         uint64                 `protobuf:"varint,4,opt,name=index,proto3" json:"index,omitempty"`  // that members are as of
 	Leader        *Member                `protobuf:"bytes,3,opt,name=leader,proto3" json:"leader,omitempty"` // set when the callee does not lead: ask this node; nothing else is set then
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1047,6 +1048,13 @@ func (x *JoinReply) GetMembers() []*Member {
 		return x.Members
 	}
 	return nil
+}
+
+func (x *JoinReply) GetIndex() uint64 {
+	if x != nil {
+		return x.Index
+	}
+	return 0
 }
 
 func (x *JoinReply) GetLeader() *Member {
@@ -1182,10 +1190,11 @@ const file_peerpb_peer_proto_rawDesc = "" +
 	"\tseal_kind\x18\x04 \x01(\tR\bsealKind\x12\x1b\n" +
 	"\tpeer_addr\x18\x05 \x01(\tR\bpeerAddr\x12\x1f\n" +
 	"\vclient_addr\x18\x06 \x01(\tR\n" +
-	"clientAddr\"\x83\x01\n" +
+	"clientAddr\"\x99\x01\n" +
 	"\tJoinReply\x12\x18\n" +
 	"\acluster\x18\x01 \x01(\fR\acluster\x12.\n" +
-	"\amembers\x18\x02 \x03(\v2\x14.hizo.peer.v1.MemberR\amembers\x12,\n" +
+	"\amembers\x18\x02 \x03(\v2\x14.hizo.peer.v1.MemberR\amembers\x12\x14\n" +
+	"\x05index\x18\x04 \x01(\x04R\x05index\x12,\n" +
 	"\x06leader\x18\x03 \x01(\v2\x14.hizo.peer.v1.MemberR\x06leader\"G\n" +
 	"\x06Member\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x1b\n" +
