@@ -312,13 +312,11 @@ func (t *tx) checkReads(reads []Read) outcome {
 		if o != nil {
 			index = o.changed()
 		}
-		if token, ok := o.(*storedToken); ok {
-			if token.Token.Expires <= t.time {
-				return refuse(CodeExpired)
-			}
-			if !alive(t, token) {
-				index = 0
-			}
+		if token, ok := o.(*storedToken); ok && token.Token.Expires <= t.time {
+			return refuse(CodeExpired)
+		}
+		if o != nil && !alive(t, o) {
+			index = 0
 		}
 		if index != reads[i].Index {
 			return superseded(reads[i].Object)

@@ -162,11 +162,13 @@ type KeyAdd struct{ Key WrappedKey }
 
 // UserPut creates or (Update) changes a user.
 type UserPut struct {
-	User   User
-	Update bool
+	User      User
+	Update    bool
+	EndLogins bool   // revokes the user's tokens
+	Keep      []byte // hash of one that stays
 }
 
-// PrincipalDisable disables a user or workload and revokes all its tokens.
+// PrincipalDisable disables a user or workload and revokes all its tokens, certificates and secret ids.
 type PrincipalDisable struct {
 	Principal string
 	Disabled  bool
@@ -188,12 +190,17 @@ type Login struct {
 	Token     Token
 	SecretID  []byte // hash, or empty
 	ClientKey []byte // nonce hash the client chose for this login
+	// Certificate is the key of the client certificate that the login rests on, or empty. It must be the principal's
+	// and not revoked, and the token must not be renewable beyond it.
+	Certificate []byte
 }
 
-// TokenRevoke revokes one token (Hash) or all of a principal.
+// TokenRevoke revokes one token (Hash) or all of a principal, with Credentials also its client certificates and the
+// one-time secret ids that were given out for it.
 type TokenRevoke struct {
-	Hash      []byte
-	Principal string
+	Hash        []byte
+	Principal   string
+	Credentials bool
 }
 
 // TokenRenew moves a token's expiry; never beyond its MaxExpires.
@@ -221,7 +228,9 @@ type Certificate struct {
 	Serial    string
 	Expires   int64
 	MAC       []byte
-	Changed   uint64 // set by Apply
+
+	Generation uint64 // set by Apply: of the principal's credentials
+	Changed    uint64 // set by Apply
 }
 
 // PolicyPut stores a policy.

@@ -20,11 +20,7 @@ func (t *tx) putToken(token Token) Code {
 		return CodeExists
 	}
 	token.Changed = t.index
-	stored := storedToken{Token: token}
-	if g := find[generation](t, objGeneration(token.Principal)); g != nil {
-		stored.Generation = g.Count
-	}
-	t.put(name, &stored)
+	t.put(name, &storedToken{Token: token, Generation: generationOf(t, token.Principal).Count})
 	t.expire(token.Expires+millis(TokenMemory), name)
 	return CodeOK
 }
@@ -57,7 +53,7 @@ func (t *tx) login(cmd *Command, b *Login, before *request) outcome {
 		name := ObjSecretID(b.SecretID)
 		have := find[SecretID](t, name)
 		switch {
-		case have == nil:
+		case have == nil || !alive(t, have):
 			return refuse(CodeNotFound)
 		case ObjWorkload(have.Workload) != b.Token.Principal:
 			return refuse(CodeDenied)
@@ -76,6 +72,19 @@ func (t *tx) login(cmd *Command, b *Login, before *request) outcome {
 		used.Changed = t.index
 		t.put(name, &used)
 	}
+	if len(b.Certificate) > 0 {
+		have := find[Certificate](t, ObjCertificate(b.Certificate))
+		switch {
+		case have == nil || !alive(t, have):
+			return refuse(CodeNotFound)
+		case have.Principal != b.Token.Principal:
+			return refuse(CodeDenied)
+		case have.Expires <= t.time:
+			return refuse(CodeExpired)
+		case b.Token.MaxExpires > have.Expires:
+			return refuse(CodeInvalid)
+		}
+	}
 	if code := t.putToken(b.Token); code != CodeOK {
 		return refuse(code)
 	}
@@ -84,7 +93,7 @@ func (t *tx) login(cmd *Command, b *Login, before *request) outcome {
 
 func (t *tx) tokenRevoke(b *TokenRevoke) outcome {
 	switch {
-	case len(b.Hash) > 0 && b.Principal != "":
+	case len(b.Hash) > 0 && (b.Principal != "" || b.Credentials):
 		return refuse(CodeInvalid)
 	case len(b.Hash) > 0:
 		if !t.dropToken(b.Hash) {
@@ -96,7 +105,7 @@ func (t *tx) tokenRevoke(b *TokenRevoke) outcome {
 	case t.lookup(b.Principal) == nil:
 		return refuse(CodeNotFound)
 	}
-	t.revokeAll(b.Principal)
+	t.revokeAll(b.Principal, b.Credentials)
 	return done()
 }
 
@@ -135,6 +144,7 @@ func (t *tx) secretIDPut(b *SecretIDPut) outcome {
 		return refuse(CodeExists)
 	}
 	id.UsedRequest, id.UsedClient, id.UsedToken, id.Changed = [16]byte{}, nil, nil, t.index
+	id.Generation = generationOf(t, ObjWorkload(id.Workload)).Credentials
 	t.put(name, &id)
 	t.expire(id.Expires+millis(OneTimeMemory), name)
 	return done()
@@ -222,7 +232,7 @@ func (t *tx) certificate(b *Certificate) outcome {
 		t.keep(have.Expires, name)
 	}
 	c := *b
-	c.Changed = t.index
+	c.Generation, c.Changed = generationOf(t, b.Principal).Credentials, t.index
 	t.put(name, &c)
 	t.expire(c.Expires, name)
 	return done()

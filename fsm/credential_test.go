@@ -54,6 +54,12 @@ func TestRevokingAllTokensAtOnce(t *testing.T) {
 		"revoke": func(w *world) fsm.Command {
 			return w.do(fsm.KindTokenRevoke, fsm.TokenRevoke{Principal: "user/bob"})
 		},
+		"credentials": func(w *world) fsm.Command {
+			return w.do(fsm.KindTokenRevoke, fsm.TokenRevoke{Principal: "user/bob", Credentials: true})
+		},
+		"password": func(w *world) fsm.Command {
+			return w.do(fsm.KindUserPut, fsm.UserPut{User: fsm.User{Name: "bob"}, Update: true, EndLogins: true})
+		},
 		"disable": func(w *world) fsm.Command { return w.disable("user/bob", true) },
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -86,6 +92,7 @@ func TestRevokingAllTokensAtOnce(t *testing.T) {
 	w := newWorld(t)
 	w.want(fsm.CodeNotFound, w.do(fsm.KindTokenRevoke, fsm.TokenRevoke{Principal: "user/none"}))
 	w.want(fsm.CodeInvalid, w.do(fsm.KindTokenRevoke, fsm.TokenRevoke{Principal: "cluster/x"}))
+	w.want(fsm.CodeInvalid, w.do(fsm.KindTokenRevoke, fsm.TokenRevoke{Hash: fsmtest.HashOf("t"), Credentials: true}))
 	w.want(fsm.CodeNotFound, w.login("user/none", "x"))
 }
 
@@ -285,4 +292,106 @@ func TestCertificates(t *testing.T) {
 	if _, ok := w.s.Certificate(key); ok {
 		t.Error("an expired certificate stayed")
 	}
+}
+
+// What lets a principal log in again dies with its tokens, where it is told to; what comes after lives.
+func TestCredentialsAreRevoked(t *testing.T) {
+	for name, revoke := range map[string]func(w *world, principal string) fsm.Command{
+		"tokens alone": func(w *world, principal string) fsm.Command {
+			return w.do(fsm.KindTokenRevoke, fsm.TokenRevoke{Principal: principal})
+		},
+		"revoke": func(w *world, principal string) fsm.Command {
+			return w.do(fsm.KindTokenRevoke, fsm.TokenRevoke{Principal: principal, Credentials: true})
+		},
+		"disable": func(w *world, principal string) fsm.Command { return w.disable(principal, true) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t)
+			key, id := fsmtest.HashOf("cert"), fsmtest.HashOf("id")
+			certificate := func() fsm.Command {
+				return w.do(fsm.KindCertificate, fsm.Certificate{Principal: "user/bob", Key: key, Serial: "1", Expires: w.Now() + 2*hour, Generation: 7})
+			}
+			secretID := func(h []byte) fsm.Command {
+				return w.do(fsm.KindSecretIDPut, fsm.SecretIDPut{SecretID: fsm.SecretID{Hash: h, Workload: "train", Expires: w.Now() + hour, Generation: 7}})
+			}
+			w.ok(w.user("bob"), w.do(fsm.KindWorkloadPut, fsm.WorkloadPut{Workload: fsm.Workload{Name: "train"}}),
+				certificate(), secretID(id))
+			rests := w.reads(fsm.ObjCertificate(key), fsm.ObjSecretID(id))
+			w.ok(revoke(w, "user/bob"), revoke(w, "workload/train"))
+			dead := name != "tokens alone"
+			_, lives1 := w.s.Certificate(key)
+			_, lives2 := w.s.SecretID(id)
+			if lives1 == dead || lives2 == dead {
+				t.Errorf("the certificate lives: %t, the secret id: %t", lives1, lives2)
+			}
+			for _, read := range rests {
+				c := w.Command(fsm.KindRecord, "anonymous", "login", "", nil)
+				c.Reads = []fsm.Read{read}
+				want := fsm.CodeOK
+				if dead {
+					want = fsm.CodeSuperseded
+				}
+				w.want(want, c)
+			}
+			if !dead {
+				return
+			}
+			if name == "disable" {
+				w.ok(w.disable("user/bob", false), w.disable("workload/train", false))
+			}
+			login := func(principal, token string, body fsm.Login) fsm.Command {
+				body.Token = w.Token(principal, token)
+				body.Token.Expires, body.Token.MaxExpires = w.Now()+1, w.Now()+1
+				return w.Command(fsm.KindLogin, principal, "login", "", body)
+			}
+			w.want(fsm.CodeNotFound, login("user/bob", "x", fsm.Login{Certificate: key}))
+			w.want(fsm.CodeNotFound, login("workload/train", "y", fsm.Login{SecretID: id}))
+			id = fsmtest.HashOf("id2")
+			w.ok(certificate(), secretID(id), login("user/bob", "x", fsm.Login{Certificate: key}), login("workload/train", "y", fsm.Login{SecretID: id}))
+		})
+	}
+}
+
+func TestCertificateLoginEndsWithTheCertificate(t *testing.T) {
+	w := newWorld(t)
+	key := fsmtest.HashOf("cert")
+	w.ok(w.user("bob"), w.do(fsm.KindCertificate, fsm.Certificate{Principal: "user/bob", Key: key, Serial: "1", Expires: w.Now() + hour}))
+	login := func(principal string, most int64) fsm.Command {
+		token := w.Token(principal, "x")
+		token.Expires, token.MaxExpires = min(token.Expires, most), most
+		return w.Command(fsm.KindLogin, principal, "login", "", fsm.Login{Token: token, Certificate: key})
+	}
+	end := w.Now() + hour
+	w.want(fsm.CodeInvalid, login("user/bob", end+1))
+	w.want(fsm.CodeDenied, login("user/alice", end))
+	w.want(fsm.CodeOK, login("user/bob", end))
+	w.ok(w.user("carol"))
+	w.want(fsm.CodeNotFound, w.Command(fsm.KindLogin, "user/carol", "login", "", fsm.Login{Token: w.Token("user/carol", "c"), Certificate: fsmtest.HashOf("none")}))
+}
+
+func TestPasswordChangeKeepsOneLogin(t *testing.T) {
+	w := newWorld(t)
+	w.ok(w.user("bob"), w.login("user/bob", "b1"), w.login("user/bob", "b2"))
+	rest := w.reads(fsm.ObjToken(fsmtest.HashOf("b1")))
+	change := func(keep string) fsm.Command {
+		return w.do(fsm.KindUserPut, fsm.UserPut{User: fsm.User{Name: "bob", Password: []byte("new")}, Update: true, EndLogins: true, Keep: fsmtest.HashOf(keep)})
+	}
+	lives := func(want map[string]bool) {
+		t.Helper()
+		for token, live := range want {
+			if _, ok := w.s.Token(fsmtest.HashOf(token)); ok != live {
+				t.Errorf("token %s lives: %t", token, ok)
+			}
+		}
+	}
+	w.ok(change("b1"))
+	lives(map[string]bool{"b1": true, "b2": false, "t": true})
+	still := w.Read("user/bob", fsm.Ref{Vault: "ml", Path: "db"})
+	still.Reads = rest
+	w.want(fsm.CodeOK, still) // a decision that rests on the kept one stands
+	w.ok(change("b2"))        // brings no dead one back
+	lives(map[string]bool{"b1": false, "b2": false})
+	w.ok(w.login("user/bob", "b3"))
+	w.ok(change("t")) // nor spares another's
+	lives(map[string]bool{"b3": false, "t": true})
 }

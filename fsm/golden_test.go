@@ -163,8 +163,8 @@ func TestMACCoversWhatGrants(t *testing.T) {
 	assigned := map[string]string{
 		"Cluster": "Created Sealed MAC NodeEpoch PendingEpoch RetiredBelow Changed", "Member": "PeerAddr ClientAddr Joined ClientCert MAC Changed",
 		"Vault": "Generation Created MAC Changed", "User": "Created MAC Changed", "Workload": "Created MAC Changed",
-		"RoleBinding": "Created MAC Changed", "Token": "MAC Changed", "SecretID": "MAC UsedRequest UsedClient UsedToken Used Changed",
-		"Enrolment": "MAC Used Changed", "Policy": "Created MAC Changed", "JoinToken": "Used MAC Changed", "Certificate": "MAC Changed",
+		"RoleBinding": "Created MAC Changed", "Token": "MAC Changed", "SecretID": "MAC UsedRequest UsedClient UsedToken Used Generation Changed",
+		"Enrolment": "MAC Used Changed", "Policy": "Created MAC Changed", "JoinToken": "Used MAC Changed", "Certificate": "MAC Generation Changed",
 	}
 	domains := map[string]bool{}
 	for _, r := range []MACed{

@@ -48,6 +48,9 @@ func (t *tx) userPut(b *UserPut) outcome {
 		user.Created = have.Created
 	}
 	t.put(name, &user)
+	if b.EndLogins {
+		t.endLogins(name, b.Keep)
+	}
 	return done()
 }
 
@@ -84,20 +87,33 @@ func (t *tx) principalDisable(b *PrincipalDisable) outcome {
 		return refuse(CodeNotFound)
 	}
 	if b.Disabled {
-		t.revokeAll(b.Principal)
+		t.revokeAll(b.Principal, true)
 	}
 	return done()
 }
 
-// revokeAll kills every token of a principal with one write. What is left of them goes as each expires.
-func (t *tx) revokeAll(name string) {
-	next := generation{}
-	if have := find[generation](t, objGeneration(name)); have != nil {
-		next = *have
-	}
+// revokeAll kills every token of a principal with one write, and with credentials its certificates and secret ids.
+// What is left of them goes as each expires.
+func (t *tx) revokeAll(name string, credentials bool) {
+	next := generationOf(t, name)
 	next.Count++
+	if credentials {
+		next.Credentials++
+	}
 	next.Changed = t.index
 	t.put(objGeneration(name), &next)
+}
+
+// endLogins kills every token of a principal but one, whose index stays: nothing about it has changed.
+func (t *tx) endLogins(name string, keep []byte) {
+	kept := find[storedToken](t, ObjToken(keep))
+	live := kept != nil && kept.Token.Principal == name && alive(t, kept)
+	t.revokeAll(name, false)
+	if live {
+		next := *kept
+		next.Generation = generationOf(t, name).Count
+		t.put(ObjToken(keep), &next)
+	}
 }
 
 // lastEngineer says whether name is the only enabled holder of SecurityEngineer.

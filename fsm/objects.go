@@ -11,11 +11,12 @@ type roleSet struct {
 // policyMark carries the index of the last change to any policy.
 type policyMark struct{ Changed uint64 }
 
-// generation counts how often all tokens of a principal were revoked at once. A token that was issued under another
-// count is dead, so revoking all of them is one write, however many there are.
+// generation counts how often all tokens of a principal were revoked at once, and how often all its certificates and
+// secret ids. What was issued under another count is dead, so revoking all is one write, however many there are.
 type generation struct {
-	Count   uint64
-	Changed uint64
+	Count       uint64 // of tokens
+	Credentials uint64 // of client certificates and one-time secret ids
+	Changed     uint64
 }
 
 // storedToken is a token with the count of its principal's generation when it was issued.

@@ -38,16 +38,46 @@ func indexOf(f finder, name string) uint64 {
 	if o == nil {
 		return 0
 	}
-	if t, ok := o.(*storedToken); ok && !alive(f, t) {
+	if !alive(f, o) {
 		return 0
 	}
 	return o.changed()
 }
 
-// alive says whether a token was not revoked with all others of its principal.
-func alive(f finder, t *storedToken) bool {
-	g := find[generation](f, objGeneration(t.Token.Principal))
-	return g == nil && t.Generation == 0 || g != nil && g.Count == t.Generation
+// alive says whether a token, a client certificate or a secret id was not revoked with all others of its principal. All
+// other objects live as long as they are there.
+func alive(f finder, o object) bool {
+	switch o := o.(type) {
+	case *storedToken:
+		return generationOf(f, o.Token.Principal).Count == o.Generation
+	case *Certificate:
+		return generationOf(f, o.Principal).Credentials == o.Generation
+	case *SecretID:
+		return generationOf(f, ObjWorkload(o.Workload)).Credentials == o.Generation
+	}
+	return true
+}
+
+func generationOf(f finder, principal string) generation {
+	if g := find[generation](f, objGeneration(principal)); g != nil {
+		return *g
+	}
+	return generation{}
+}
+
+// readAlive is read for what can be revoked.
+func readAlive[T any, P interface {
+	*T
+	object
+}](s *Store, name string) (T, bool) {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	o := find[T, P](s, name)
+	if o == nil || !alive(s, P(o)) {
+		var none T
+		return none, false
+	}
+	return *o, true
 }
 
 // Cluster returns the cluster record, false before Genesis.
@@ -76,8 +106,10 @@ func (s *Store) Token(hash []byte) (Token, bool) {
 	return t.Token, true
 }
 
-// SecretID returns a one-time secret id, used or not.
-func (s *Store) SecretID(hash []byte) (SecretID, bool) { return read[SecretID](s, ObjSecretID(hash)) }
+// SecretID returns a one-time secret id that was not revoked, used or not.
+func (s *Store) SecretID(hash []byte) (SecretID, bool) {
+	return readAlive[SecretID](s, ObjSecretID(hash))
+}
 
 // Enrolment returns a one-time enrolment, used or not.
 func (s *Store) Enrolment(hash []byte) (Enrolment, bool) {
@@ -89,9 +121,9 @@ func (s *Store) JoinToken(hash []byte) (JoinToken, bool) {
 	return read[JoinToken](s, ObjJoinToken(hash))
 }
 
-// Certificate returns the client certificate over a key (SHA-256 of the PKIX form).
+// Certificate returns the client certificate over a key (SHA-256 of the PKIX form), unless it was revoked.
 func (s *Store) Certificate(key []byte) (Certificate, bool) {
-	return read[Certificate](s, ObjCertificate(key))
+	return readAlive[Certificate](s, ObjCertificate(key))
 }
 
 // Policy returns one policy.

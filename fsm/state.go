@@ -172,6 +172,7 @@ type SecretID struct {
 	UsedClient  []byte
 	UsedToken   []byte
 	Used        bool
+	Generation  uint64 // set by Apply: of the workload's credentials
 	Changed     uint64
 }
 

@@ -243,12 +243,11 @@ func (v *verifier) identities() {
 				holders--
 			}
 		case *storedToken:
-			if alive(v, o) && v.disabled(o.Token.Principal) {
-				v.problem("a token of the disabled %q lives", o.Token.Principal)
-			}
-			if live := indexOf(v.s, name) != 0; live != alive(v, o) {
-				v.problem("a token of %q: Index disagrees with the state", o.Token.Principal)
-			}
+			v.checkCredential(name, o, o.Token.Principal)
+		case *Certificate:
+			v.checkCredential(name, o, o.Principal)
+		case *SecretID:
+			v.checkCredential(name, o, ObjWorkload(o.Workload))
 		case *request:
 			var id [16]byte
 			copy(id[:], name[len(prefixRequest):])
@@ -262,6 +261,15 @@ func (v *verifier) identities() {
 	}
 	if holders != 0 {
 		v.problem("%d holders without a role binding", -holders)
+	}
+}
+
+func (v *verifier) checkCredential(name string, o object, principal string) {
+	if alive(v, o) && v.disabled(principal) {
+		v.problem("%s of the disabled %q lives", name, principal)
+	}
+	if live := indexOf(v.s, name) != 0; live != alive(v, o) {
+		v.problem("%s of %q: Index disagrees with the state", name, principal)
 	}
 }
 

@@ -170,6 +170,7 @@ func (r *Random) make() fsm.Command {
 	case 16, 17:
 		return r.Command(fsm.KindUserPut, who, "user", "", fsm.UserPut{
 			User: fsm.User{Name: r.name("u", 4), Password: HashOf(r.token())}, Update: r.rng.IntN(2) == 0,
+			EndLogins: r.Index%8 == 0, Keep: HashOf(fmt.Sprintf("token-%d", r.tokens)),
 		})
 	case 18:
 		return r.Command(fsm.KindWorkloadPut, who, "workload", "", fsm.WorkloadPut{
@@ -199,7 +200,7 @@ func (r *Random) make() fsm.Command {
 		return r.Command(fsm.KindLogin, principal, "login", principal, body)
 	case 27:
 		if r.rng.IntN(3) == 0 {
-			return r.Command(fsm.KindTokenRevoke, who, "revoke", "", fsm.TokenRevoke{Principal: r.principal()})
+			return r.Command(fsm.KindTokenRevoke, who, "revoke", "", fsm.TokenRevoke{Principal: r.principal(), Credentials: r.Index%2 == 0})
 		}
 		return r.Command(fsm.KindTokenRevoke, who, "revoke", "", fsm.TokenRevoke{Hash: HashOf(r.token())})
 	case 28:
