@@ -25,17 +25,20 @@ func (r Rate) limiter() *rate.Limiter { return rate.NewLimiter(rate.Every(r.Ever
 // LimiterConfig sets up a Limiter. Zero values take the defaults.
 type LimiterConfig struct {
 	Address Rate // attempts from one client address (an IPv6 /64 counts as one)
-	Account Rate // attempts on one account, from wherever
+	Pair    Rate // attempts on one account from one address
+	Account Rate // attempts on one account, from wherever; looser than Pair, so that one address can't use it up
 	Total   Rate // attempts altogether
-	Entries int  // addresses remembered, and accounts
+	Entries int  // addresses remembered, accounts, and pairs of them
 	Now     func() time.Time
 }
 
-// Defaults of a LimiterConfig: a person who mistypes is never stopped, and a
-// guesser gets 8,640 passwords a day on one account.
+// Defaults of a LimiterConfig: a person who mistypes is never stopped, nor by a
+// guesser elsewhere. A guesser gets 8,640 passwords a day on one account from
+// one address, and 86,400 from as many addresses as he has.
 var (
 	defaultAddress = Rate{Every: 500 * time.Millisecond, Burst: 30}
-	defaultAccount = Rate{Every: 10 * time.Second, Burst: 10}
+	defaultPair    = Rate{Every: 10 * time.Second, Burst: 10}
+	defaultAccount = Rate{Every: time.Second, Burst: 200}
 	defaultTotal   = Rate{Every: 5 * time.Millisecond, Burst: 400}
 )
 
@@ -47,6 +50,7 @@ type LimitedBy string
 // What can stop an attempt.
 const (
 	ByAddress LimitedBy = "address"
+	ByPair    LimitedBy = "account at an address"
 	ByAccount LimitedBy = "account"
 	ByTotal   LimitedBy = "total"
 )
@@ -68,7 +72,12 @@ type Flood struct {
 	Count uint64
 	First time.Time
 	Last  time.Time
+	// Sources are the last few address prefixes that it came from, oldest first.
+	Sources []string
 }
+
+// maxSources bounds Flood.Sources.
+const maxSources = 8
 
 // Limiter bounds unauthenticated attempts before they cost an argon2id or a
 // log record. Its memory is bounded; what makes room is only an entry whose
@@ -81,12 +90,14 @@ type Limiter struct {
 	mu       sync.Mutex
 	total    entry
 	address  table
+	pairs    table
 	accounts table
 }
 
 // NewLimiter makes a Limiter.
 func NewLimiter(c LimiterConfig) *Limiter {
 	c.Address = cmp.Or(c.Address, defaultAddress)
+	c.Pair = cmp.Or(c.Pair, defaultPair)
 	c.Account = cmp.Or(c.Account, defaultAccount)
 	c.Total = cmp.Or(c.Total, defaultTotal)
 	c.Entries = cmp.Or(c.Entries, defaultEntries)
@@ -97,6 +108,7 @@ func NewLimiter(c LimiterConfig) *Limiter {
 		now:      c.Now,
 		total:    entry{bucket: c.Total.limiter()},
 		address:  newTable(c.Address, c.Entries),
+		pairs:    newTable(c.Pair, c.Entries),
 		accounts: newTable(c.Account, c.Entries),
 	}
 }
@@ -113,15 +125,20 @@ func (l *Limiter) Allow(addr netip.Addr, account name.Principal) Verdict {
 	// from the others, so one guesser can't use the total up. The total is
 	// looked at before accounts are touched and taken from last: so accounts
 	// are drained, and remembered, at the total's rate at most.
-	if v := l.address.take(addressKey(addr), ByAddress, now); !v.OK {
+	source := addressKey(addr)
+	if v := l.address.take(source, "", ByAddress, source, now); !v.OK {
 		return v
 	}
 	if !account.IsZero() && l.total.bucket.TokensAt(now) >= 1 {
-		if v := l.accounts.take(account.String(), ByAccount, now); !v.OK {
+		who := account.String()
+		if v := l.pairs.take(who, source, ByPair, source, now); !v.OK {
+			return v
+		}
+		if v := l.accounts.take(who, "", ByAccount, source, now); !v.OK {
 			return v
 		}
 	}
-	return l.total.take(ByTotal, now)
+	return l.total.take(ByTotal, source, now)
 }
 
 // Drain returns the counts of stopped attempts since the last Drain, in a
@@ -132,20 +149,20 @@ func (l *Limiter) Drain() []Flood {
 	var out []Flood
 	collect := func(by LimitedBy, e *entry) {
 		if e.stopped.Count > 0 {
-			e.stopped.By, e.stopped.Key = by, e.key
+			e.stopped.By, e.stopped.Key = by, e.key.name
 			out = append(out, e.stopped)
 			e.stopped = Flood{}
 		}
 	}
 	collect(ByTotal, &l.total)
-	for by, t := range map[LimitedBy]*table{ByAddress: &l.address, ByAccount: &l.accounts} {
+	for by, t := range map[LimitedBy]*table{ByAddress: &l.address, ByPair: &l.pairs, ByAccount: &l.accounts} {
 		collect(by, &t.overflow)
 		for _, e := range t.entries {
 			collect(by, e)
 		}
 	}
 	slices.SortFunc(out, func(a, b Flood) int {
-		return cmp.Or(cmp.Compare(a.By, b.By), cmp.Compare(a.Key, b.Key))
+		return cmp.Or(cmp.Compare(a.By, b.By), cmp.Compare(a.Key, b.Key), slices.Compare(a.Sources, b.Sources))
 	})
 	return out
 }
@@ -167,8 +184,12 @@ func addressKey(addr netip.Addr) string {
 	return prefix.String()
 }
 
+// key is what a bucket is for: an address, an account, or an account at an
+// address.
+type key struct{ name, at string }
+
 type entry struct {
-	key     string
+	key     key
 	bucket  *rate.Limiter
 	row     bool // the last attempt was stopped
 	stopped Flood
@@ -177,14 +198,14 @@ type entry struct {
 	place  int       // in the heap
 }
 
-func (e *entry) take(by LimitedBy, now time.Time) Verdict {
+func (e *entry) take(by LimitedBy, source string, now time.Time) Verdict {
 	if e.bucket.AllowN(now, 1) {
 		e.row = false
 		return Verdict{OK: true}
 	}
 	first := !e.row
 	e.row = true
-	e.stopped.add(Flood{Count: 1, First: now, Last: now})
+	e.stopped.add(Flood{Count: 1, First: now, Last: now, Sources: []string{source}})
 	return Verdict{First: first, By: by, RetryAfter: e.until(1, now)}
 }
 
@@ -202,6 +223,17 @@ func (f *Flood) add(other Flood) {
 		f.Last = other.Last
 	}
 	f.Count += other.Count
+	for _, s := range other.Sources {
+		if n := len(f.Sources); n > 0 && f.Sources[n-1] == s {
+			continue
+		}
+		if i := slices.Index(f.Sources, s); i >= 0 {
+			f.Sources = slices.Delete(f.Sources, i, i+1)
+		}
+		if f.Sources = append(f.Sources, s); len(f.Sources) > maxSources {
+			f.Sources = slices.Delete(f.Sources, 0, 1)
+		}
+	}
 }
 
 // table remembers up to most entries, as a heap with the one that is idle
@@ -209,26 +241,27 @@ func (f *Flood) add(other Flood) {
 type table struct {
 	rate     Rate
 	most     int
-	byKey    map[string]*entry
+	byKey    map[key]*entry
 	entries  []*entry
 	overflow entry // for newcomers when there is no room; keeps the counts of who left
 }
 
 func newTable(r Rate, most int) table {
-	return table{rate: r, most: most, byKey: make(map[string]*entry), overflow: entry{bucket: r.limiter()}}
+	return table{rate: r, most: most, byKey: make(map[key]*entry), overflow: entry{bucket: r.limiter()}}
 }
 
-func (t *table) take(key string, by LimitedBy, now time.Time) Verdict {
-	e := t.byKey[key]
+func (t *table) take(name, at string, by LimitedBy, source string, now time.Time) Verdict {
+	k := key{name, at}
+	e := t.byKey[k]
 	if e == nil {
 		if len(t.entries) >= t.most && !t.evict(now) {
-			return t.overflow.take(by, now)
+			return t.overflow.take(by, source, now)
 		}
-		e = &entry{key: key, bucket: t.rate.limiter(), idleAt: now}
-		t.byKey[key] = e
+		e = &entry{key: k, bucket: t.rate.limiter(), idleAt: now}
+		t.byKey[k] = e
 		heap.Push(t, e)
 	}
-	v := e.take(by, now)
+	v := e.take(by, source, now)
 	e.idleAt = now.Add(e.until(float64(e.bucket.Burst()), now))
 	heap.Fix(t, e.place)
 	return v

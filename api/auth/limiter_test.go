@@ -88,7 +88,7 @@ func TestOneGuesserLeavesTheTotal(t *testing.T) {
 	for i := range 20 {
 		l.Allow(netip.AddrFrom4([4]byte{10, 0, 1, byte(i)}), user("bob"))
 	}
-	if l.accounts.byKey["user/bob"] != nil {
+	if l.accounts.byKey[key{name: "user/bob"}] != nil {
 		t.Error("bob's account was drained by what the total stopped")
 	}
 }
@@ -130,8 +130,8 @@ func TestFloodIsOneCount(t *testing.T) {
 	attempts(l, 1, home, user("alice"))
 	floods := l.Drain()
 	want := []Flood{
-		{By: ByAccount, Key: "user/alice", Count: 1, First: start, Last: start},
-		{By: ByAddress, Key: "192.0.2.1/32", Count: 98, First: start, Last: k.now},
+		{By: ByAccount, Key: "user/alice", Count: 1, First: start, Last: start, Sources: []string{"192.0.2.1/32"}},
+		{By: ByAddress, Key: "192.0.2.1/32", Count: 98, First: start, Last: k.now, Sources: []string{"192.0.2.1/32"}},
 	}
 	if fmt.Sprint(floods) != fmt.Sprint(want) {
 		t.Errorf("got  %v\nwant %v", floods, want)
@@ -200,7 +200,7 @@ func TestRoomComesFromWhoIsIdleFirst(t *testing.T) {
 	attempts(l, 2, home, user("bob"))
 	k.now = k.now.Add(11 * time.Second)
 	attempts(l, 1, home, user("carol"))
-	if l.accounts.byKey["user/carol"] == nil || l.accounts.byKey["user/bob"] == nil || l.accounts.byKey["user/alice"] != nil {
+	if l.accounts.byKey[key{name: "user/carol"}] == nil || l.accounts.byKey[key{name: "user/bob"}] == nil || l.accounts.byKey[key{name: "user/alice"}] != nil {
 		t.Errorf("remembered: %v", l.accounts.byKey)
 	}
 }
@@ -238,8 +238,49 @@ func TestLimiterConcurrently(t *testing.T) {
 
 func TestLimiterDefaults(t *testing.T) {
 	l := NewLimiter(LimiterConfig{})
-	if ok, v := attempts(l, 1000, home, user("alice")); ok < defaultAccount.Burst || ok > defaultAccount.Burst+5 || v.OK {
+	if ok, v := attempts(l, 1000, home, user("alice")); ok < defaultPair.Burst || ok > defaultPair.Burst+5 || v.OK {
 		t.Errorf("%d of 1000 passed", ok)
+	}
+}
+
+// TestNobodyIsLockedOut: whoever guesses at one address stops nobody of that
+// name at another; from many addresses together he is stopped as well.
+func TestNobodyIsLockedOut(t *testing.T) {
+	l, k := newLimiter(LimiterConfig{})
+	for range 24 * 60 {
+		attempts(l, 60, home, user("alice"))
+		k.now = k.now.Add(time.Minute)
+	}
+	if ok, v := attempts(l, 5, netip.MustParseAddr("192.0.2.2"), user("alice")); ok != 5 {
+		t.Errorf("alice at home: %d of 5 passed, %+v", ok, v)
+	}
+	if ok, v := attempts(l, 60, home, user("alice")); ok > 7 || v.By != ByAddress && v.By != ByPair {
+		t.Errorf("the guesser: %d passed, %+v", ok, v)
+	}
+	passed := 0
+	var last Verdict
+	for i := range 1000 {
+		if last = l.Allow(netip.AddrFrom4([4]byte{10, 0, byte(i >> 8), byte(i)}), user("alice")); last.OK {
+			passed++
+		}
+	}
+	if passed > defaultAccount.Burst || last.By != ByAccount && last.By != ByTotal {
+		t.Errorf("from 1000 addresses %d passed, %+v", passed, last)
+	}
+}
+
+// TestFloodNamesItsSources: the last few, by prefix.
+func TestFloodNamesItsSources(t *testing.T) {
+	l, _ := newLimiter(LimiterConfig{Account: Rate{Every: time.Hour, Burst: 1}})
+	for i := range 20 {
+		l.Allow(netip.AddrFrom4([4]byte{10, 0, 0, byte(i)}), user("alice"))
+	}
+	l.Allow(netip.MustParseAddr("10.0.0.15"), user("alice"))
+	l.Allow(netip.MustParseAddr("2001:db8::5"), user("alice"))
+	floods := l.Drain()
+	want := "[10.0.0.13/32 10.0.0.14/32 10.0.0.16/32 10.0.0.17/32 10.0.0.18/32 10.0.0.19/32 10.0.0.15/32 2001:db8::/64]"
+	if len(floods) != 1 || floods[0].Key != "user/alice" || floods[0].Count != 21 || fmt.Sprint(floods[0].Sources) != want {
+		t.Errorf("%+v", floods)
 	}
 }
 
