@@ -217,9 +217,13 @@ func (d *clockDuty) again() {
 
 // open checks until the clock is confirmed, then opens the proposer. A leader whose clock is off refuses
 // records and hands leadership over.
+//
+// A refused jump leaves a leaf in the audit log, so the tries become rarer.
 func (d *clockDuty) open(ctx context.Context) error {
-	const pause = 200 * time.Millisecond
+	const first, slowest = 200 * time.Millisecond, 30 * time.Second
+	refused := first
 	for {
+		pause := first
 		c, err := d.n.compareClocks(ctx)
 		switch {
 		case ctx.Err() != nil:
@@ -236,6 +240,10 @@ func (d *clockDuty) open(ctx context.Context) error {
 				return nil
 			} else if ctx.Err() == nil {
 				d.n.log.Warn("cluster time was not moved on", "error", err)
+				var code *CodeError
+				if errors.As(err, &code) {
+					pause, refused = refused, min(2*refused, slowest)
+				}
 			}
 		}
 		timer := time.NewTimer(pause)
@@ -269,8 +277,11 @@ func (d *clockDuty) jump(ctx context.Context, c comparison) error {
 	if err != nil {
 		return err
 	}
+	if err := codeError(result); err != nil {
+		return err
+	}
 	n.log.Warn("cluster time jumped", "from", time.UnixMilli(last), "to", time.UnixMilli(to))
-	return codeError(result)
+	return nil
 }
 
 // run watches the clock for the rest of the term, and lets cluster time move on while nothing else does.

@@ -64,6 +64,9 @@ func (n *Node) followLeadership() {
 func (n *Node) lead(ctx context.Context) {
 	n.proposer.hold()
 	term := n.raft.CurrentTerm()
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	wg.Go(func() { n.healthDuty(ctx) }) // first: a dead seal signs no clock reading, and the term would never open
 	barrier := n.raft.Barrier(0)
 	done := make(chan error, 1)
 	go func() { done <- barrier.Error() }() // not answered after a shutdown
@@ -81,14 +84,11 @@ func (n *Node) lead(ctx context.Context) {
 		return
 	}
 	n.log.Info("leads", "term", term, "sealed", n.keys.sealed())
-	var wg sync.WaitGroup
 	wg.Go(func() { clock.run(ctx) })
 	wg.Go(func() { n.memberDuty(ctx, term) })
 	wg.Go(func() { n.dealDuty(ctx, term) })
 	wg.Go(func() { n.checkpointDuty(ctx, term) })
 	wg.Go(func() { n.sealedDuty(ctx) })
-	wg.Go(func() { n.healthDuty(ctx) })
-	wg.Wait()
 }
 
 // sealedDuty hands leadership on while this leader is sealed and an unsealed voter can be reached. A

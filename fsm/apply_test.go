@@ -411,9 +411,21 @@ func TestClusterTime(t *testing.T) {
 		t.Errorf("%+v", results)
 	}
 	w.Time = to
-	unbacked := w.jump(to + 1)
-	unbacked.Body = fsm.EncodeBody(fsm.KindClockJump, fsm.ClockJump{To: to + 1, Readings: []fsm.ClockReading{{Node: "stranger"}}})
-	w.want(fsm.CodeInvalid, unbacked)
+	// Who read the clocks: approved members, each once. Approved members that are no voters do not count against it.
+	w.ok(w.joinToken("n2"), w.join("n2", nil), w.joinToken("n3"), w.join("n3", nil), w.approve("n3"))
+	for _, nodes := range [][]string{nil, {"stranger"}, {"n1", "stranger"}, {"n2"}, {"n1", "n2"}, {"n1", "n1"}} {
+		body := fsm.ClockJump{To: to + 1}
+		for _, n := range nodes {
+			body.Readings = append(body.Readings, fsm.ClockReading{Node: n})
+		}
+		unbacked := w.jump(to + 1)
+		unbacked.Body = fsm.EncodeBody(fsm.KindClockJump, body)
+		w.want(fsm.CodeInvalid, unbacked)
+	}
+	if w.s.Time() != to {
+		t.Errorf("time moved to %d", w.s.Time())
+	}
+	w.want(fsm.CodeOK, w.jump(to+1))
 }
 
 func TestDutiesAreFencedByTerm(t *testing.T) {

@@ -180,8 +180,8 @@ func (t *tx) checkpoint(b *Checkpoint) outcome {
 	}
 	c := *b
 	if have := find[Checkpoint](t, objCheckpoint(b.Size)); have != nil {
-		if have.Origin != b.Origin {
-			return refuse(CodeConflict)
+		if have.Origin != b.Origin || have.Time != b.Time {
+			return refuse(CodeConflict) // the signatures cover both: they would not verify beside the others
 		}
 		c = *have
 		c.Signatures = append(slices.Clone(have.Signatures), b.Signatures...)

@@ -120,6 +120,18 @@ func TestSignerLeaves(t *testing.T) {
 		forged.Audits[0].Action, forged.Audits[0].Detail = action, detail("liar")
 		w.want(fsm.CodeInvalid, forged)
 	}
+	// Kinds that leave no record carry none: nobody would look for an approval in a tick.
+	for kind, body := range map[fsm.Kind]any{
+		fsm.KindTick: fsm.Tick{}, fsm.KindMemberUpdate: fsm.MemberUpdate{Member: fsm.Member{ID: "n1"}}, fsm.KindDealAbort: fsm.DealAbort{},
+		fsm.KindDealPropose: fsm.DealPropose{}, fsm.KindDealCommit: fsm.DealCommit{}, fsm.KindDealRetire: fsm.DealRetire{}, fsm.KindCheckpoint: fsm.Checkpoint{},
+	} {
+		forged := w.do(kind, body)
+		forged.Audits = []fsm.Audit{{Action: "approve", Decision: fsm.Allowed, Detail: detail("liar")}}
+		r := w.want(fsm.CodeInvalid, forged)
+		if leaf := w.leaf(r.Audit); leaf.Outcome != fsm.CodeInvalid {
+			t.Errorf("kind %d: leaf %+v", kind, leaf)
+		}
+	}
 	double := w.approve("n1")
 	double.Audits = append(double.Audits, double.Audits[0])
 	w.want(fsm.CodeInvalid, double)
@@ -303,11 +315,9 @@ func TestCheckpoints(t *testing.T) {
 		return h[:]
 	}
 	checkpoint := func(size uint64, root []byte, node, signature string) fsm.Command {
-		c := w.do(fsm.KindCheckpoint, fsm.Checkpoint{
+		return w.do(fsm.KindCheckpoint, fsm.Checkpoint{
 			Origin: "hizo/x", Size: size, Root: root, Time: 5, Signatures: []fsm.Signature{{Node: node, Signature: []byte(signature)}},
 		})
-		c.Audits = nil
-		return c
 	}
 	size := w.s.AuditSize()
 	w.want(fsm.CodeInvalid, checkpoint(size, root(size-1), "n1", "a"))
@@ -315,6 +325,10 @@ func TestCheckpoints(t *testing.T) {
 	w.want(fsm.CodeOK, checkpoint(size, root(size), "n2", "b"))
 	w.want(fsm.CodeOK, checkpoint(size, root(size), "n1", "a"))
 	w.want(fsm.CodeOK, checkpoint(size, root(size), "n2", "again"))
+	// A signature covers the time: one over another time would not verify beside these.
+	w.want(fsm.CodeConflict, w.do(fsm.KindCheckpoint, fsm.Checkpoint{
+		Origin: "hizo/x", Size: size, Root: root(size), Time: 6, Signatures: []fsm.Signature{{Node: "n3", Signature: []byte("c")}},
+	}))
 	if w.s.AuditSize() != size {
 		t.Error("checkpoints make the tree grow for ever")
 	}

@@ -57,11 +57,15 @@ func RequestID(ms int64, n uint64) (id [16]byte) {
 	return id
 }
 
-// Command makes a command that was allowed, with one audit record and a request id.
+// Command makes a command that was allowed, with one audit record (unless it is a duty) and a request id.
 func (b *Builder) Command(kind fsm.Kind, principal, action, resource string, body any) fsm.Command {
 	c := fsm.Command{
 		Kind: kind, Principal: principal, Body: fsm.EncodeBody(kind, body),
 		Audits: []fsm.Audit{{Action: action, Resource: resource, Decision: fsm.Allowed, Policies: []string{"shipped"}}},
+	}
+	switch kind {
+	case fsm.KindTick, fsm.KindMemberUpdate, fsm.KindDealPropose, fsm.KindDealCommit, fsm.KindDealAbort, fsm.KindDealRetire, fsm.KindCheckpoint:
+		c.Audits = nil // duties leave no record
 	}
 	if kind != fsm.KindRecord && kind != fsm.KindRead {
 		c.Request = b.RequestID()

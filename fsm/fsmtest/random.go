@@ -45,7 +45,7 @@ func (r *Random) Entry() fsm.Entry {
 			r.Time = r.store.Time()
 		} else if r.rng.IntN(2) == 0 {
 			jump := r.Command(fsm.KindClockJump, "node/n1", "clock", "cluster", fsm.ClockJump{
-				To: r.Time, Readings: []fsm.ClockReading{{Node: "n1"}, {Node: "n2"}, {Node: "n3"}, {Node: "n4"}},
+				To: r.Time, Readings: r.readings(),
 			})
 			return r.entry(jump, r.one())
 		}
@@ -53,7 +53,7 @@ func (r *Random) Entry() fsm.Entry {
 	if r.rng.IntN(200) == 0 {
 		to := r.store.Time() + int64(r.rng.IntN(30*3_600_000)) // everything short-lived goes
 		jump := r.Command(fsm.KindClockJump, "node/n1", "clock", "cluster", fsm.ClockJump{
-			To: to, Readings: []fsm.ClockReading{{Node: "n1"}, {Node: "n2"}, {Node: "n3"}, {Node: "n4"}},
+			To: to, Readings: r.readings(),
 		})
 		r.Time = to
 		return r.entry(jump)
@@ -298,6 +298,16 @@ func (r *Random) member(who string) fsm.Command {
 	return r.Command(fsm.KindMemberUpdate, who, "update", node, fsm.MemberUpdate{
 		Member: fsm.Member{ID: node, PeerAddr: node + ":" + r.name("", 9), ClientCert: []byte("cert")},
 	})
+}
+
+// readings are of every approved member's clock.
+func (r *Random) readings() (list []fsm.ClockReading) {
+	for _, m := range r.store.Members() {
+		if m.Approved {
+			list = append(list, fsm.ClockReading{Node: m.ID})
+		}
+	}
+	return list
 }
 
 func (r *Random) deal() fsm.Command {
