@@ -47,7 +47,7 @@ var (
 	// ErrWeakPassword is matched by every refusal of CheckPassword.
 	ErrWeakPassword = errors.New("password refused")
 	// ErrBusy means that too many passwords are being checked already.
-	ErrBusy = errors.New("too many logins at once: try again in a moment")
+	ErrBusy = errors.New("too many passwords are being checked at once: try again in a moment")
 	// ErrPasswordHash means that a stored hash cannot be read.
 	ErrPasswordHash = errors.New("malformed password hash")
 )
@@ -84,19 +84,34 @@ func CheckPassword(user string, password []byte) error {
 }
 
 // Hasher hashes and checks passwords, a bounded number at a time: each costs
-// Params.Memory and a core.
+// Params.Memory and a core. Logins have slots of their own, so that whoever
+// may change passwords can't keep the others from logging in by that.
 type Hasher struct {
-	params Params
-	slots  chan struct{} // held while hashing
-	queue  chan struct{} // held while hashing or waiting for a slot
-	dummy  phc           // stands in for users that do not exist
-	key    func(password, salt []byte, p Params, length uint32) []byte
+	params  Params
+	logins  lane
+	changes lane
+	dummy   phc // stands in for users that do not exist
+	key     func(password, salt []byte, p Params, length uint32) []byte
 }
+
+// lane bounds one sort of work.
+type lane struct {
+	slots chan struct{} // held while hashing
+	queue chan struct{} // held while hashing or waiting for a slot
+}
+
+func newLane(slots int) lane {
+	return lane{slots: make(chan struct{}, slots), queue: make(chan struct{}, slots*(1+waiting))}
+}
+
+// changing is how many argon2id for changes of passwords run at once.
+const changing = 1
 
 // waiting is how many may wait for each slot before ErrBusy.
 const waiting = 16
 
-// NewHasher makes a Hasher that runs at most concurrency argon2id at once.
+// NewHasher makes a Hasher that runs at most concurrency argon2id of logins at
+// once, and one more for changes of passwords.
 func NewHasher(p Params, concurrency int) (*Hasher, error) {
 	if err := p.check(); err != nil {
 		return nil, err
@@ -105,10 +120,10 @@ func NewHasher(p Params, concurrency int) (*Hasher, error) {
 		return nil, errors.New("password hashing needs a concurrency of at least 1")
 	}
 	h := &Hasher{
-		params: p,
-		slots:  make(chan struct{}, concurrency),
-		queue:  make(chan struct{}, concurrency*(1+waiting)),
-		key:    argon2id,
+		params:  p,
+		logins:  newLane(concurrency),
+		changes: newLane(changing),
+		key:     argon2id,
 	}
 	h.dummy = phc{params: p, salt: random(saltBytes), key: random(keyBytes)}
 	return h, nil
@@ -129,7 +144,7 @@ func argon2id(password, salt []byte, p Params, length uint32) []byte {
 func (h *Hasher) Hash(ctx context.Context, password []byte) (string, error) {
 	out := phc{params: h.params, salt: random(saltBytes)}
 	var err error
-	out.key, err = h.derive(ctx, password, out, keyBytes)
+	out.key, err = h.derive(ctx, h.changes, password, out, keyBytes)
 	if err != nil {
 		return "", err
 	}
@@ -141,6 +156,16 @@ func (h *Hasher) Hash(ctx context.Context, password []byte) (string, error) {
 // done and the answer is no. ErrBusy and the context's error say that nothing
 // was decided.
 func (h *Hasher) Verify(ctx context.Context, hash string, password []byte) (bool, error) {
+	return h.verify(ctx, h.logins, hash, password)
+}
+
+// VerifyForChange is Verify of a current password that is asked for before a
+// new one is set. It takes nothing from logins.
+func (h *Hasher) VerifyForChange(ctx context.Context, hash string, password []byte) (bool, error) {
+	return h.verify(ctx, h.changes, hash, password)
+}
+
+func (h *Hasher) verify(ctx context.Context, l lane, hash string, password []byte) (bool, error) {
 	want, known := h.dummy, hash != ""
 	if known {
 		var err error
@@ -151,7 +176,7 @@ func (h *Hasher) Verify(ctx context.Context, hash string, password []byte) (bool
 	if len(password) > MaxPassword { // says nothing about the user
 		return false, nil
 	}
-	got, err := h.derive(ctx, password, want, uint32(len(want.key)))
+	got, err := h.derive(ctx, l, password, want, uint32(len(want.key)))
 	if err != nil {
 		return false, err
 	}
@@ -165,16 +190,16 @@ func (h *Hasher) NeedsRehash(hash string) bool {
 	return err != nil || p.params != h.params
 }
 
-func (h *Hasher) derive(ctx context.Context, password []byte, p phc, length uint32) ([]byte, error) {
+func (h *Hasher) derive(ctx context.Context, l lane, password []byte, p phc, length uint32) ([]byte, error) {
 	select {
-	case h.queue <- struct{}{}:
-		defer func() { <-h.queue }()
+	case l.queue <- struct{}{}:
+		defer func() { <-l.queue }()
 	default:
 		return nil, ErrBusy
 	}
 	select {
-	case h.slots <- struct{}{}:
-		defer func() { <-h.slots }()
+	case l.slots <- struct{}{}:
+		defer func() { <-l.slots }()
 	case <-ctx.Done():
 		return nil, context.Cause(ctx)
 	}

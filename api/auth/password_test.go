@@ -196,6 +196,46 @@ func TestConcurrencyIsBounded(t *testing.T) {
 	})
 }
 
+// TestChangesTakeNothingFromLogins: neither their slots nor their queue.
+func TestChangesTakeNothingFromLogins(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := newHasher(t, cheap, 1)
+		release := make(chan struct{})
+		var running atomic.Int32
+		h.key = func(password []byte, _ []byte, _ Params, _ uint32) []byte {
+			if string(password) == "a change" {
+				running.Add(1)
+				<-release
+			}
+			return make([]byte, keyBytes)
+		}
+		var wg sync.WaitGroup
+		var busy atomic.Int32
+		for i := range 100 {
+			wg.Go(func() {
+				var err error
+				if i%2 == 0 {
+					_, err = h.Hash(t.Context(), []byte("a change"))
+				} else {
+					_, err = h.VerifyForChange(t.Context(), "", []byte("a change"))
+				}
+				if errors.Is(err, ErrBusy) {
+					busy.Add(1)
+				}
+			})
+		}
+		synctest.Wait()
+		if running.Load() != changing || busy.Load() != 100-changing*(1+waiting) {
+			t.Errorf("%d changes run, %d were refused", running.Load(), busy.Load())
+		}
+		if _, err := h.Verify(t.Context(), "", []byte("a login")); err != nil {
+			t.Errorf("a login beside them: %v", err)
+		}
+		close(release)
+		wg.Wait()
+	})
+}
+
 func TestCheckPassword(t *testing.T) {
 	for _, good := range []string{"correct horse battery", "abcdefghijkl", "\u79d8\u8535\u79d8\u8535\u9375\u8a9e\u6587", strings.Repeat("abcde", 200)} {
 		if err := CheckPassword("alice", []byte(good)); err != nil {
