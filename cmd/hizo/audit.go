@@ -141,7 +141,7 @@ func (p *recordPrinter) print(r *hizov1.AuditRecord) error {
 		_, err = fmt.Fprintf(p.s.stdout, "---\n%s", b)
 		return err
 	}
-	_, err = fmt.Fprintf(p.s.stdout, "%s\n", b)
+	_, err = fmt.Fprintf(p.s.stdout, "%s\n", escapeJSON(b))
 	return err
 }
 
@@ -346,6 +346,9 @@ type auditVerifyCmd struct {
 	Export string `arg:"" optional:"" help:"The export, or - for standard input; without it the live log is fetched and verified."`
 	Trust  string `env:"HIZO_TRUST" type:"path" placeholder:"FILE" help:"The trust file that \"hizo cluster init\" wrote (HIZO_TRUST)."`
 	State  string `type:"path" placeholder:"FILE" help:"Continue from the state in this file, and keep the new state there."`
+
+	MinSigners    int  `default:"1" placeholder:"N" help:"Refuse unless the newest checkpoint is vouched for by a cluster of at least N members."`
+	AllowUnsigned bool `help:"Accept records behind the newest checkpoint, which no member has signed yet."`
 }
 
 func (c *auditVerifyCmd) Run(s *session) error {
@@ -360,6 +363,12 @@ func (c *auditVerifyCmd) Run(s *session) error {
 			return fmt.Errorf("NOT VERIFIED: %w", err)
 		}
 		return err
+	}
+	if err := c.vouched(report); err != nil {
+		return fmt.Errorf("NOT VERIFIED: %w", err)
+	}
+	if n := len(report.State.Signers); n < 3 && c.MinSigners < 2 {
+		s.note("%d members sign: whoever holds the keys of their majority could have written this log; compare with a state kept from before (--state)", n)
 	}
 	if c.State != "" {
 		b, err := json.Marshal(report.State)
@@ -389,6 +398,20 @@ func (c *auditVerifyCmd) Run(s *session) error {
 		{"checkpoints", fmt.Sprintf("%d, the newest of %s over %d records", report.Checkpoints, clockMilli(report.State.Time), report.State.Size)},
 		{"signers", fmt.Sprintf("%d members", len(report.State.Signers))},
 	}})
+}
+
+// vouched demands that members signed for what was read: records alone can be invented by anybody.
+func (c *auditVerifyCmd) vouched(r audit.Report) error {
+	switch {
+	case r.State.Size == 0:
+		return errors.New("no checkpoint stands in the export: nobody vouches for its records")
+	case r.Unsigned > 0 && !c.AllowUnsigned:
+		return fmt.Errorf("records %d to %d stand behind the newest checkpoint: no member has signed them; export up to a checkpoint (the default), or pass --allow-unsigned",
+			r.State.Size, r.State.Size+r.Unsigned-1)
+	case len(r.State.Signers) < c.MinSigners:
+		return fmt.Errorf("%d members sign, fewer than --min-signers %d", len(r.State.Signers), c.MinSigners)
+	}
+	return nil
 }
 
 // begin is the state of the last verification, or what the trust file says.

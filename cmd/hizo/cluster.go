@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/hizo/hizo/api/client"
 	"github.com/hizo/hizo/api/hizov1"
 )
 
@@ -77,7 +78,7 @@ func (c *clusterJoinTokenCmd) Run(s *session) error {
 
 type clusterApproveCmd struct {
 	Node        string `arg:"" help:"Name of the node."`
-	Fingerprint string `placeholder:"HEX" help:"Refuse unless the node's key has this fingerprint."`
+	Fingerprint string `placeholder:"HEX" help:"Approve this key only; without it the key that the node has now is shown and approved."`
 }
 
 func (c *clusterApproveCmd) Run(s *session) error {
@@ -85,11 +86,35 @@ func (c *clusterApproveCmd) Run(s *session) error {
 	if err != nil {
 		return err
 	}
-	m, err := cl.Cluster().Approve(s.ctx, &hizov1.ApproveRequest{Node: c.Node, KeyFingerprint: c.Fingerprint})
+	key, err := c.key(s, cl)
+	if err != nil {
+		return err
+	}
+	m, err := cl.Cluster().Approve(s.ctx, &hizov1.ApproveRequest{Node: c.Node, KeyFingerprint: key})
 	if err != nil {
 		return err
 	}
 	return s.show(m, memberTable([]*hizov1.Member{m}))
+}
+
+// key is the fingerprint to approve: the one that the caller knows, or the one that the cluster shows now. The
+// latter is shown, so that it can be compared with what "hizod identity" prints on the node, and sent, so that a
+// node that came in its place meanwhile is not approved.
+func (c *clusterApproveCmd) key(s *session, cl *client.Client) (string, error) {
+	if c.Fingerprint != "" {
+		return c.Fingerprint, nil
+	}
+	list, err := cl.Cluster().Members(s.ctx, &hizov1.MembersRequest{})
+	if err != nil {
+		return "", err
+	}
+	for _, m := range list.GetMembers() {
+		if m.GetId() == c.Node {
+			s.note("approving %s with the key %s; it has to be what `hizod identity` prints there (pass --fingerprint to have that checked)", c.Node, m.GetKeyFingerprint())
+			return m.GetKeyFingerprint(), nil
+		}
+	}
+	return "", fmt.Errorf("%s has not asked to join: start it with its join token first", c.Node)
 }
 
 type clusterQuarantineCmd struct {
