@@ -396,7 +396,14 @@ func TestRecoverRule(t *testing.T) {
 		r := full()
 		want, err := fsmtest.Hash(r.store)
 		must(err)
+		must(r.store.Close()) // whatever still runs would make the directory again
 		must(r.fs.RemoveAll("state"))
+		root, err := r.fs.OpenDir("")
+		must(err)
+		must(errors.Join(root.Sync(), root.Close()))
+		if _, err := r.fs.Stat("state"); err == nil {
+			t.Fatal("the state is still there: this tests nothing")
+		}
 		must(reopen(r))
 		if got, err := fsmtest.Hash(r.store); err != nil || got != want || r.store.Position().Index != 30 {
 			t.Errorf("at %+v, %v", r.store.Position(), err)
@@ -443,4 +450,30 @@ func TestRecoverRule(t *testing.T) {
 			}
 		}
 	})
+}
+
+// Raft's index may be past the last command. A snapshot takes the state's position along, or every start after it would
+// restore a state that is whole.
+func TestSnapshotMovesThePosition(t *testing.T) {
+	r := newReplica(t)
+	historyOf(r, 20)
+	point, err := r.store.Snapshot()
+	if err != nil {
+		t.Fatal(err)
+	}
+	k, err := r.snaps.Create(1, 25, 3, raft.Configuration{}, 1, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(point.Persist(k), k.Close()); err != nil {
+		t.Fatal(err)
+	}
+	want := fsm.Position{Index: 25, Term: 3}
+	if at := r.store.Position(); at != want {
+		t.Errorf("at %+v", at)
+	}
+	r.crash(rand.New(rand.NewPCG(1, 1)), 0)
+	if at := r.store.Position(); at != want { // another epoch would be another restore
+		t.Errorf("at %+v after a start", at)
+	}
 }
