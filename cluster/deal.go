@@ -30,6 +30,8 @@ const (
 	dealWait  = 10 * time.Second // for the proofs
 	dealAgain = 30 * time.Second // at most, after deals that did not come to a commit; at first one second
 	minNodes  = 3                // no node set before that many voters
+
+	shareEvery = 2 * time.Second // how often members are asked whether they still have their shares
 )
 
 // wantedSet says who should hold shares. t is n/2+1, the Raft quorum: where Raft has a quorum, shares have
@@ -53,7 +55,7 @@ func (n *Node) wantedSet(cl fsm.Cluster, members []fsm.Member) (ids []string, th
 
 // dealDuty deals whenever the committed node set is not the one wanted.
 func (n *Node) dealDuty(ctx context.Context, term uint64) {
-	var failed time.Time
+	var failed, looked time.Time
 	var pause time.Duration
 	n.reconcile(ctx, func() error {
 		cl, ok := n.store.Cluster()
@@ -83,8 +85,16 @@ func (n *Node) dealDuty(ctx context.Context, term uint64) {
 			return nil
 		}
 		rotate := n.rotationDue(cl, members, threshold)
-		if !rotate && !n.dealNeeded(ctx, cl, ids, threshold) {
-			return nil
+		if !rotate && !n.dealNeeded(cl, ids, threshold) {
+			if time.Since(looked) < shareEvery {
+				return nil
+			}
+			looked = time.Now()
+			lacks := n.lackingShare(ctx, cl, ids)
+			if len(lacks) == 0 {
+				return nil
+			}
+			n.log.Warn("members have no share of the deal in force: deals anew", "epoch", cl.NodeEpoch, "members", lacks)
 		}
 		err := n.deal(ctx, term, cl, ids, threshold, rotate)
 		if pause = min(2*pause+time.Second, dealAgain); err == nil {
@@ -95,28 +105,64 @@ func (n *Node) dealDuty(ctx context.Context, term uint64) {
 	})
 }
 
-// dealNeeded compares the committed deal with the wanted set. A member that had not proven its share and
-// can be reached again is a reason for a new deal.
-func (n *Node) dealNeeded(ctx context.Context, cl fsm.Cluster, ids []string, threshold int) bool {
+// dealNeeded compares the committed deal with the wanted set.
+func (n *Node) dealNeeded(cl fsm.Cluster, ids []string, threshold int) bool {
 	deal, ok := n.store.Deal(cl.NodeEpoch)
-	if cl.NodeEpoch == 0 || !ok {
-		return true
-	}
-	if deal.Threshold != threshold || deal.RootGeneration != cl.RootGeneration || !slices.Equal(sorted(deal.Members), ids) {
-		return true
-	}
+	return cl.NodeEpoch == 0 || !ok || deal.Threshold != threshold || deal.RootGeneration != cl.RootGeneration ||
+		!slices.Equal(sorted(deal.Members), ids)
+}
+
+// lackingShare asks the members which shares they can open, and returns those that answer and have none of the
+// deal in force: they had not proven it and can be reached again, or they have lost it since. That a member once
+// proved its share says nothing about its disk and HSM today.
+func (n *Node) lackingShare(ctx context.Context, cl fsm.Cluster, ids []string) []string {
+	deal, _ := n.store.Deal(cl.NodeEpoch)
+	ctx, cancel := context.WithTimeout(ctx, time.Second)
+	defer cancel()
+	var mu sync.Mutex
+	var wg sync.WaitGroup
+	var lacks []string
 	for _, id := range ids {
-		if slices.Contains(deal.Provers, id) {
-			continue
-		}
-		ctx, cancel := context.WithTimeout(ctx, time.Second)
-		_, err := n.peers.of(id).Status(ctx, &peerpb.StatusRequest{})
-		cancel()
-		if err == nil {
-			return true
-		}
+		wg.Go(func() {
+			var held []uint64
+			if id == n.cfg.ID {
+				var err error
+				if held, err = n.heldShares(ctx); err != nil {
+					return
+				}
+			} else {
+				status, err := n.peers.of(id).Status(ctx, &peerpb.StatusRequest{})
+				// One that is behind may not have got to the deal yet.
+				if err != nil || status.Applied < deal.Changed {
+					return
+				}
+				held = status.ShareEpochs
+			}
+			if !slices.Contains(held, cl.NodeEpoch) {
+				mu.Lock()
+				defer mu.Unlock()
+				lacks = append(lacks, id)
+			}
+		})
 	}
-	return false
+	wg.Wait()
+	return sorted(lacks)
+}
+
+// heldShares lists the deals of which this node can open its share.
+func (n *Node) heldShares(ctx context.Context) ([]uint64, error) {
+	epochs, err := n.shares.epochs()
+	if err != nil {
+		return nil, err
+	}
+	return slices.DeleteFunc(epochs, func(epoch uint64) bool {
+		stored, ok := n.store.Deal(epoch)
+		if !ok {
+			return false // not known here yet, or no more
+		}
+		var deal shares.Deal
+		return deal.UnmarshalBinary(stored.Body) == nil && !n.shares.opens(ctx, epoch, deal)
+	}), nil
 }
 
 func sorted(ids []string) []string {
@@ -372,5 +418,35 @@ func (n *Node) retireShares(cl fsm.Cluster) {
 			continue
 		}
 		n.log.Info("destroyed an old share", "epoch", epoch)
+	}
+	n.sweepShares(cl)
+}
+
+// sweepShares destroys HSM keys without a file, once per deal: when that deal has replaced all before it and this
+// node has its share of it. A node whose folder was lost or is not mounted keeps its keys until then.
+func (n *Node) sweepShares(cl fsm.Cluster) {
+	if cl.NodeEpoch == 0 || cl.PendingEpoch != 0 || cl.RetiredBelow != cl.NodeEpoch || n.shares.swept == cl.NodeEpoch {
+		return
+	}
+	if held, err := n.heldShares(n.ctx); err != nil || !slices.Contains(held, cl.NodeEpoch) {
+		return
+	}
+	var keep []shares.DealID
+	for _, stored := range n.store.Deals() {
+		var deal shares.Deal
+		if err := deal.UnmarshalBinary(stored.Body); err != nil {
+			n.log.Warn("a deal of the state cannot be read; no HSM keys are destroyed", "epoch", stored.Epoch, "error", err)
+			return
+		}
+		keep = append(keep, deal.ID)
+	}
+	destroyed, err := n.shares.sweep(n.ctx, keep)
+	if err != nil {
+		n.log.Warn("HSM keys of abandoned deals stay; the next change tries again", "error", err)
+		return
+	}
+	n.shares.swept = cl.NodeEpoch
+	if len(destroyed) > 0 {
+		n.log.Info("destroyed HSM keys of abandoned deals", "keys", destroyed)
 	}
 }

@@ -1,10 +1,13 @@
 package cluster_test
 
 import (
+	"os"
+	"path/filepath"
 	"slices"
 	"testing"
 
 	"github.com/hizo/hizo/cluster/clustertest"
+	"github.com/hizo/hizo/crypto/seal"
 )
 
 // A deal that its leader did not finish is aborted; the committed one goes on working, and what the
@@ -78,5 +81,76 @@ func TestDevelopmentNode(t *testing.T) {
 	c.AwaitReady()
 	if !c.Nodes[0].Status().Development {
 		t.Error("a development cluster is not marked")
+	}
+}
+
+// Whoever has lost its share gets one of a new deal, however it was lost: without that the set would have one
+// fewer for good, and the next loss could leave too few. The HSM key of the lost file is kept until then: the
+// folder may be a disk that was not mounted.
+func TestLostShareIsDealtAgain(t *testing.T) {
+	for name, lose := range map[string]func(t *testing.T, c *clustertest.Cluster, n *clustertest.Node){
+		"file of a member": func(t *testing.T, c *clustertest.Cluster, n *clustertest.Node) {
+			c.Kill(n)
+			if err := os.RemoveAll(filepath.Join(n.Dir, "data", "shares")); err != nil {
+				t.Fatal(err)
+			}
+			c.Restart(n)
+			if keys, err := n.Seal.Keys(t.Context()); err != nil || len(keys) < 2 {
+				t.Errorf("the start without a folder destroyed HSM keys: %v, %v", keys, err)
+			}
+		},
+		"HSM key of a member": func(t *testing.T, c *clustertest.Cluster, n *clustertest.Node) {
+			c.Kill(n)
+			c.Restart(n)
+			destroyShareKeys(t, n)
+		},
+		"file of the leader": func(t *testing.T, c *clustertest.Cluster, n *clustertest.Node) {
+			if err := os.RemoveAll(filepath.Join(c.Leader().Dir, "data", "shares")); err != nil {
+				t.Fatal(err)
+			}
+			if err := os.Mkdir(filepath.Join(c.Leader().Dir, "data", "shares"), 0o700); err != nil {
+				t.Fatal(err)
+			}
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			c := clustertest.Start(t, clustertest.Options{})
+			leader, n := c.Leader(), c.Nodes[2]
+			if n == leader {
+				n = c.Nodes[1]
+			}
+			before, _ := leader.Store().Cluster()
+			lose(t, c, n)
+			c.Await("a new deal that everybody has proven, and no keys but its own", func() bool {
+				cl, _ := c.Leader().Store().Cluster()
+				deal, ok := c.Leader().Store().Deal(cl.NodeEpoch)
+				if !ok || cl.NodeEpoch == before.NodeEpoch || len(deal.Provers) != 3 {
+					return false
+				}
+				for _, n := range c.Nodes {
+					epochs, err := n.ShareEpochs()
+					keys, keysErr := n.Seal.Keys(t.Context())
+					if err != nil || keysErr != nil || !slices.Equal(epochs, []uint64{cl.NodeEpoch}) || len(keys) != 2 {
+						return false
+					}
+				}
+				return true
+			})
+		})
+	}
+}
+
+func destroyShareKeys(t *testing.T, n *clustertest.Node) {
+	t.Helper()
+	keys, err := n.Seal.Keys(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, h := range keys {
+		if h != seal.Local {
+			if err := n.Seal.DestroyKey(t.Context(), h); err != nil {
+				t.Fatal(err)
+			}
+		}
 	}
 }

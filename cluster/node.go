@@ -178,7 +178,7 @@ func Open(cfg Config) (_ *Node, err error) {
 	if err := seal.EnsureKey(n.ctx, cfg.Seal, seal.Local); err != nil {
 		return nil, fmt.Errorf("this node's own HSM key: %w", err)
 	}
-	if n.shares, err = openShareFiles(n.ctx, n.path("shares"), cfg.Seal, cfg.ID); err != nil {
+	if n.shares, err = openShareFiles(n.path("shares"), cfg.Seal, cfg.ID); err != nil {
 		return nil, err
 	}
 	n.heads = &signedHead{path: n.path("head"), seal: cfg.Seal}

@@ -93,7 +93,7 @@ func (s *peerServer) Status(ctx context.Context, _ *peerpb.StatusRequest) (*peer
 	if p, ok := s.n.cfg.Transport.PeerOf(ctx); !ok || p.ID == "" {
 		return nil, statusOf(ErrNotAllowed)
 	}
-	epochs, err := s.n.shares.epochs()
+	epochs, err := s.n.heldShares(ctx)
 	if err != nil {
 		return nil, statusOf(err)
 	}

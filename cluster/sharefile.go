@@ -6,12 +6,14 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/hizo/hizo/crypto/seal"
 	"github.com/hizo/hizo/crypto/shares"
@@ -23,20 +25,34 @@ import (
 //
 // A file is written under a temporary name, synced, renamed, and the folder synced; then it is read back
 // and unwrapped. A crash leaves the file whole or not there, and perhaps an HSM key without a file, which
-// the next start destroys. A share is destroyed key first: a file without its key opens nothing.
+// sweep destroys. A share is destroyed key first: a file without its key opens nothing.
 type shareFiles struct {
 	dir  string
 	seal seal.Seal
 	node string
 	mu   sync.Mutex // one change at a time
+
+	foundMu sync.Mutex
+	found   map[uint64]foundShare // what opens was answered lately
+	swept   uint64                // the epoch in force at the last sweep; retireShares'
 }
+
+// foundShare is when a share was last opened, and of which file.
+type foundShare struct {
+	at       time.Time
+	modified time.Time
+	opens    bool
+}
+
+const foundFor = 20 * time.Second // opening a share is work for the HSM
 
 const shareFileFormat = 1
 
 var errShareFile = errors.New("this node's share file is damaged; the next deal replaces it")
 
-func openShareFiles(ctx context.Context, dir string, s seal.Seal, node string) (*shareFiles, error) {
-	f := &shareFiles{dir: dir, seal: s, node: node}
+// openShareFiles touches no HSM key: an empty folder may be a disk that was not mounted.
+func openShareFiles(dir string, s seal.Seal, node string) (*shareFiles, error) {
+	f := &shareFiles{dir: dir, seal: s, node: node, found: make(map[uint64]foundShare)}
 	left, err := filepath.Glob(filepath.Join(dir, tempPrefix+"*"))
 	if err != nil {
 		return nil, err
@@ -46,11 +62,22 @@ func openShareFiles(ctx context.Context, dir string, s seal.Seal, node string) (
 			return nil, fmt.Errorf("share files: %w", err)
 		}
 	}
+	return f, nil
+}
+
+// sweep destroys the HSM keys of deals that neither a file nor keep names: what deals that came to nothing, and
+// lost files, have left.
+func (f *shareFiles) sweep(ctx context.Context, keep []shares.DealID) (destroyed []seal.Handle, err error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	used := make(map[seal.Handle]bool)
+	for _, deal := range keep {
+		used[seal.ShareHandle(deal)] = true
+	}
 	epochs, err := f.epochs()
 	if err != nil {
 		return nil, err
 	}
-	used := make(map[seal.Handle]bool)
 	for _, epoch := range epochs {
 		deal, _, err := f.read(epoch)
 		if errors.Is(err, errShareFile) {
@@ -61,18 +88,43 @@ func openShareFiles(ctx context.Context, dir string, s seal.Seal, node string) (
 		}
 		used[seal.ShareHandle(deal)] = true
 	}
-	handles, err := s.Keys(ctx)
+	handles, err := f.seal.Keys(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("list HSM keys: %w", err)
 	}
 	for _, h := range handles {
 		if strings.HasPrefix(string(h), "share-") && !used[h] {
-			if err := s.DestroyKey(ctx, h); err != nil {
-				return nil, fmt.Errorf("destroy HSM key %s of an abandoned deal: %w", h, err)
+			if err := f.seal.DestroyKey(ctx, h); err != nil {
+				return destroyed, fmt.Errorf("destroy HSM key %s of an abandoned deal: %w", h, err)
 			}
+			destroyed = append(destroyed, h)
 		}
 	}
-	return f, nil
+	return destroyed, nil
+}
+
+// opens says whether this node's share of a deal is there and can be opened. An HSM that does not answer says
+// nothing about the share: then it counts as there.
+func (f *shareFiles) opens(ctx context.Context, epoch uint64, deal shares.Deal) bool {
+	info, err := os.Stat(f.file(epoch))
+	if err != nil {
+		return !errors.Is(err, fs.ErrNotExist)
+	}
+	f.foundMu.Lock()
+	defer f.foundMu.Unlock()
+	known, ok := f.found[epoch]
+	if ok && known.modified.Equal(info.ModTime()) && time.Since(known.at) < foundFor {
+		return known.opens
+	}
+	share, err := f.get(ctx, epoch, deal)
+	share.Wipe()
+	lost := errors.Is(err, fs.ErrNotExist) || errors.Is(err, errShareFile) || errors.Is(err, seal.ErrNoKey) || errors.Is(err, seal.ErrAuth)
+	if err != nil && !lost {
+		return true
+	}
+	f.found[epoch] = foundShare{at: time.Now(), modified: info.ModTime(), opens: !lost}
+	maps.DeleteFunc(f.found, func(other uint64, s foundShare) bool { return other != epoch && time.Since(s.at) > foundFor })
+	return !lost
 }
 
 // epochs lists the deals that a file is there for, oldest first.
@@ -129,6 +181,9 @@ func (f *shareFiles) put(ctx context.Context, epoch uint64, deal shares.Deal, sh
 	if err := writeFile(f.file(epoch), append(data, wrapped...)); err != nil {
 		return shares.Share{}, err
 	}
+	f.foundMu.Lock()
+	delete(f.found, epoch)
+	f.foundMu.Unlock()
 	back, err := f.get(ctx, epoch, deal)
 	if err != nil {
 		return shares.Share{}, fmt.Errorf("read back: %w", err)

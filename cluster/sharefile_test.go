@@ -35,7 +35,7 @@ func testDeal(t *testing.T) (shares.Deal, []shares.Share) {
 
 func TestShareFile(t *testing.T) {
 	s, dir := testSeal(t), t.TempDir()
-	files, err := openShareFiles(t.Context(), dir, s, "n1")
+	files, err := openShareFiles(dir, s, "n1")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -118,10 +118,10 @@ func TestShareFile(t *testing.T) {
 }
 
 // What crashes leave behind: a temporary file, an HSM key without a file, a file without its key. The next
-// start tidies the first two and keeps whole shares.
+// start tidies the first, the next sweep the second, and whole shares stay.
 func TestShareFileCrashes(t *testing.T) {
 	s, dir := testSeal(t), t.TempDir()
-	files, err := openShareFiles(t.Context(), dir, s, "n1")
+	files, err := openShareFiles(dir, s, "n1")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -143,11 +143,20 @@ func TestShareFileCrashes(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(dir, "9"), []byte("rubbish"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if files, err = openShareFiles(t.Context(), dir, s, "n1"); err != nil {
+	if files, err = openShareFiles(dir, s, "n1"); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := os.Stat(tmp); !errors.Is(err, fs.ErrNotExist) {
 		t.Error("the temporary file is still there")
+	}
+	if keys, err := s.Keys(t.Context()); err != nil || len(keys) != 3 {
+		t.Errorf("keys %v, %v; a start destroys none", keys, err)
+	}
+	if gone, err := files.sweep(t.Context(), []shares.DealID{{9}}); err != nil || len(gone) != 0 {
+		t.Errorf("destroyed %v of a deal that the state knows, %v", gone, err)
+	}
+	if gone, err := files.sweep(t.Context(), nil); err != nil || len(gone) != 1 || gone[0] != abandoned {
+		t.Errorf("destroyed %v, %v; want %s", gone, err, abandoned)
 	}
 	keys, err := s.Keys(t.Context())
 	if err != nil || len(keys) != 2 {
