@@ -13,6 +13,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"slices"
 	"testing"
 	"time"
 
@@ -103,6 +104,65 @@ func TestCheckpointsRefused(t *testing.T) {
 	c.Leader()
 	if _, err := n.SignCheckpoint(t.Context(), make(5)); !errors.Is(err, seal.ErrAuth) {
 		t.Errorf("signed with a damaged memory: %v", err)
+	}
+}
+
+// A head file that is gone, or an old copy, gets no signature: the state says that this node signed more. A node
+// that was removed and joined again starts anew.
+func TestForgottenHead(t *testing.T) {
+	c := clustertest.Start(t, clustertest.Options{CheckpointEvery: 50 * time.Millisecond})
+	n := c.Nodes[2]
+	path := filepath.Join(n.Dir, "data", "head")
+	signed := func(above uint64) fsm.Checkpoint {
+		t.Helper()
+		var cp fsm.Checkpoint
+		c.Await("a checkpoint that it signed", func() bool {
+			var ok bool
+			cp, ok = n.Store().LatestCheckpoint()
+			return ok && cp.Size > above && slices.ContainsFunc(cp.Signatures, func(s fsm.Signature) bool { return s.Node == n.ID })
+		})
+		return cp
+	}
+	first := signed(0)
+	old, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.Must(record("list"))
+	last := signed(first.Size)
+	next := func() fsm.Checkpoint {
+		size := n.Store().AuditSize()
+		root, err := n.Store().TreeRoot(size)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return fsm.Checkpoint{Origin: cluster.Origin(c.ID), Size: size, Root: root[:], Time: n.Store().Time()}
+	}
+	for name, change := range map[string]func() error{
+		"deleted":  func() error { return os.Remove(path) },
+		"old copy": func() error { return os.WriteFile(path, old, 0o600) },
+	} {
+		c.Kill(n)
+		if err := change(); err != nil {
+			t.Fatal(err)
+		}
+		c.Restart(n)
+		c.Await("the state", func() bool { return n.Store().AuditSize() >= last.Size })
+		if _, err := n.SignCheckpoint(t.Context(), next()); !errors.Is(err, cluster.ErrCheckpoint) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	c.Must(fsm.Command{
+		Kind: fsm.KindMemberRemove, Principal: "user/test", Body: fsm.EncodeBody(fsm.KindMemberRemove, &fsm.MemberRemove{ID: n.ID}),
+		Audits: []fsm.Audit{{Action: "member.remove", Resource: "node/" + n.ID, Decision: fsm.Allowed}},
+	})
+	c.Kill(n)
+	c.Forget(n)
+	c.Join(n)
+	c.Approve(n.ID)
+	c.AwaitReady()
+	if _, err := n.SignCheckpoint(t.Context(), next()); err != nil {
+		t.Errorf("after it was let in again: %v", err)
 	}
 }
 

@@ -11,6 +11,7 @@ import (
 	"fmt"
 	"io/fs"
 	"slices"
+	"sort"
 	"strings"
 	"sync"
 	"time"
@@ -106,6 +107,9 @@ func (n *Node) signCheckpoint(ctx context.Context, cp fsm.Checkpoint) ([]byte, e
 	if err := h.load(ctx); err != nil {
 		return nil, err
 	}
+	if err := n.forgotten(cl, h.last); err != nil {
+		return nil, err
+	}
 	if h.last.Size > 0 {
 		if err := n.extends(h.last, cp); err != nil {
 			return nil, err
@@ -120,6 +124,53 @@ func (n *Node) signCheckpoint(ctx context.Context, cp fsm.Checkpoint) ([]byte, e
 		return nil, fmt.Errorf("sign the checkpoint: %w", err)
 	}
 	return signature, nil
+}
+
+// forgotten looks in the state for signatures of this node beyond what its head file remembers: the file was
+// deleted, or put back from an old copy, and could let another history be signed. Checkpoints from before this
+// node (re)joined do not count: it had to give its files up to be let in again.
+func (n *Node) forgotten(cl fsm.Cluster, last head) error {
+	var me fsm.Member
+	for _, cp := range n.store.Checkpoints(last.Size + 1) {
+		i := slices.IndexFunc(cp.Signatures, func(s fsm.Signature) bool { return s.Node == n.cfg.ID })
+		if i < 0 || cp.Origin != Origin(cl.ID) {
+			continue
+		}
+		if me.ID == "" {
+			var ok bool
+			if me, ok = n.store.Member(n.cfg.ID); !ok {
+				return ErrUnknownMember
+			}
+		}
+		digest := sha256.Sum256(cp.NoteText())
+		if verifySignature(me, digest[:], cp.Signatures[i].Signature) != nil {
+			continue // not this node's, whatever the record says
+		}
+		joined, err := n.auditSeqOf(me.Joined)
+		if err != nil {
+			return err
+		}
+		if cp.Size > joined {
+			return fmt.Errorf("%w: this node signed %d records, and the file %s remembers %d: it was deleted or is an old copy; "+
+				"remove this node from the cluster and join it with an empty data directory", ErrCheckpoint, cp.Size, n.heads.path, last.Size)
+		}
+	}
+	return nil
+}
+
+// auditSeqOf is the number of audit records from before a Raft index.
+func (n *Node) auditSeqOf(index uint64) (uint64, error) {
+	var failed error
+	seq := sort.Search(int(n.store.AuditSize()), func(i int) bool {
+		for r, err := range n.store.AuditRecords(uint64(i), uint64(i)+1) {
+			if err != nil {
+				failed = err
+			}
+			return r.Index >= index
+		}
+		return true
+	})
+	return uint64(seq), failed
 }
 
 func (n *Node) extends(last head, cp fsm.Checkpoint) error {
