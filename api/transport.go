@@ -25,6 +25,9 @@ func (s *Server) options() []grpc.ServerOption {
 	return []grpc.ServerOption{
 		grpc.Creds(credentials.NewTLS(s.tls())),
 		grpc.InTapHandle(s.admit),
+		// Workers keep their grown stacks: a fifth of the processor time of a reveal went into growing new ones. When
+		// all are busy, calls get a goroutine of their own as before.
+		grpc.NumStreamWorkers(256),
 		grpc.ConnectionTimeout(s.limits.Handshake),
 		grpc.MaxRecvMsgSize(s.limits.Message),
 		grpc.MaxSendMsgSize(2 * s.limits.Message), // an answer holds names and proofs beside the value
