@@ -183,7 +183,7 @@ func (v *verdict) denied(g *gate, r *round) error {
 	}
 	on := ""
 	if t.name != "" {
-		on = " on " + t.name
+		on = " " + t.name
 	}
 	e := &Error{
 		Reason:  hizov1.ReasonPermissionDenied,
