@@ -16,6 +16,7 @@ import (
 	"github.com/hizo/hizo/api/auth"
 	"github.com/hizo/hizo/api/hizov1"
 	"github.com/hizo/hizo/api/name"
+	"github.com/hizo/hizo/api/policy"
 	"github.com/hizo/hizo/crypto/keyring"
 	"github.com/hizo/hizo/fsm"
 )
@@ -84,22 +85,38 @@ type caller struct {
 	max       int64
 	claims    []byte // encoded, for the sealed part of records
 	reads     []fsm.Read
-	limiter   *rate.Limiter // shared by all tokens of the principal
+	budget    *budget // shared by all tokens of the principal
 }
 
-func (c *caller) allow(now time.Time) (time.Duration, bool) {
-	if c.limiter.AllowN(now, 1) {
+// budget is how often a principal may ask.
+type budget struct{ all, self *rate.Limiter }
+
+// selfService says whether an action takes no right: everybody may do it about themselves. Each is a
+// record that all nodes keep, so whoever holds any token could fill the log with them.
+func selfService(a policy.Action) bool {
+	switch a {
+	case policy.WhoAmI, policy.ClusterStatus, policy.PolicyExplain, policy.TokenRenew, policy.TokenRevoke, policy.PasswordSet:
+		return true
+	}
+	return false
+}
+
+func (c *caller) allow(now time.Time, action policy.Action) (time.Duration, bool) {
+	l := c.budget.all
+	if selfService(action) && !c.budget.self.AllowN(now, 1) {
+		l = c.budget.self
+	} else if l.AllowN(now, 1) {
 		return 0, true
 	}
-	return time.Duration(float64(time.Second) / float64(c.limiter.Limit())), false
+	return time.Duration(float64(time.Second) / float64(l.Limit())), false
 }
 
 // callers remembers who tokens belong to. An entry counts only while nothing that it was read from has
 // changed; and a stale one could not do harm either, because its indexes go into the read set.
 type callers struct {
-	mu       sync.RWMutex
-	byToken  map[[32]byte]*caller
-	limiters map[string]*rate.Limiter
+	mu      sync.RWMutex
+	byToken map[[32]byte]*caller
+	budgets map[string]*budget
 }
 
 const (
@@ -108,7 +125,7 @@ const (
 )
 
 func newCallers() *callers {
-	return &callers{byToken: make(map[[32]byte]*caller), limiters: make(map[string]*rate.Limiter)}
+	return &callers{byToken: make(map[[32]byte]*caller), budgets: make(map[string]*budget)}
 }
 
 func (cs *callers) get(token [32]byte) *caller {
@@ -132,20 +149,23 @@ func (cs *callers) drop(token [32]byte) {
 	delete(cs.byToken, token)
 }
 
-// limiter returns the principal's. Principals are authenticated, so the table can't be filled from
+// budget returns the principal's. Principals are authenticated, so the table can't be filled from
 // outside; should there ever be more of them than it holds, they start with full buckets again.
-func (cs *callers) limiter(principal string, r auth.Rate) *rate.Limiter {
+func (cs *callers) budget(principal string, l Limits) *budget {
 	cs.mu.Lock()
 	defer cs.mu.Unlock()
-	l, ok := cs.limiters[principal]
+	b, ok := cs.budgets[principal]
 	if !ok {
-		if len(cs.limiters) >= maxLimiters {
-			clear(cs.limiters)
+		if len(cs.budgets) >= maxLimiters {
+			clear(cs.budgets)
 		}
-		l = rate.NewLimiter(rate.Every(r.Every), r.Burst)
-		cs.limiters[principal] = l
+		b = &budget{
+			all:  rate.NewLimiter(rate.Every(l.Principal.Every), l.Principal.Burst),
+			self: rate.NewLimiter(rate.Every(l.Self.Every), l.Self.Burst),
+		}
+		cs.budgets[principal] = b
 	}
-	return l
+	return b
 }
 
 // current reports whether nothing of reads has changed since.
@@ -220,8 +240,8 @@ func (g *gate) identify(r *round) (*caller, error) {
 	return &caller{
 		principal: principal, text: token.Principal, roles: roles, method: token.Method,
 		token: hash, expires: token.Expires, max: token.MaxExpires, reads: reads,
-		claims:  encodeClaims(map[string]string{"method": token.Method, "token": auth.TokenID(hash)}),
-		limiter: g.callers.limiter(token.Principal, g.limits.Principal),
+		claims: encodeClaims(map[string]string{"method": token.Method, "token": auth.TokenID(hash)}),
+		budget: g.callers.budget(token.Principal, g.limits),
 	}, nil
 }
 

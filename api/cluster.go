@@ -49,7 +49,7 @@ const (
 // Init starts a cluster on this node. Whoever can read the node's bootstrap file may; the shares leave
 // encrypted to their operators' keys only.
 func (s *clusterService) Init(ctx context.Context, req *hizov1.InitRequest) (*hizov1.InitResponse, error) {
-	if wait, ok := s.gate.floods.attempt(clientAddr(ctx), name.Principal{}); !ok {
+	if wait, ok := s.gate.floods.ceremony(clientAddr(ctx)); !ok {
 		return nil, rateLimited(wait)
 	}
 	if s.node.Initialised() {
@@ -260,15 +260,16 @@ func warnings(st cluster.Status) []string {
 
 // Members lists the members.
 func (s *clusterService) Members(ctx context.Context, _ *hizov1.MembersRequest) (*hizov1.MembersResponse, error) {
-	if _, err := s.gate.do(ctx, &call{kind: fsm.KindRecord, targets: []target{onSystem(policy.ClusterMembers)}}); err != nil {
-		return nil, err
-	}
-	st := s.node.Status()
-	out := &hizov1.MembersResponse{}
-	for _, m := range st.Members {
-		out.Members = append(out.Members, memberOut(st, m))
-	}
-	return out, nil
+	var out *hizov1.MembersResponse
+	err := s.gate.show(ctx, &call{kind: fsm.KindRecord, targets: []target{onSystem(policy.ClusterMembers)}}, func(*answer) error {
+		out = &hizov1.MembersResponse{}
+		st := s.node.Status()
+		for _, m := range st.Members {
+			out.Members = append(out.Members, memberOut(st, m))
+		}
+		return nil
+	})
+	return sent(out, err)
 }
 
 func memberOut(st cluster.Status, m cluster.MemberStatus) *hizov1.Member {
@@ -300,7 +301,7 @@ func (s *clusterService) member(id string) (*hizov1.Member, error) {
 // share here, as far as this node can write records.
 func (s *clusterService) Unseal(ctx context.Context, req *hizov1.UnsealRequest) (*hizov1.UnsealResponse, error) {
 	addr := clientAddr(ctx)
-	if wait, ok := s.gate.floods.attempt(addr, name.Principal{}); !ok {
+	if wait, ok := s.gate.floods.ceremony(addr); !ok {
 		return nil, rateLimited(wait)
 	}
 	p, err := s.submit(ctx, req.GetShare())
@@ -378,10 +379,15 @@ func (s *clusterService) CreateJoinToken(ctx context.Context, req *hizov1.JoinTo
 	return &hizov1.JoinTokenResponse{Token: text, ExpiresUnix: (answer.now + ttl.Milliseconds()) / 1000}, nil
 }
 
-// Approve admits a member's key to the share set.
+// Approve admits a member's key to the share set. It names the key and not only the node: a name alone would
+// approve whatever has joined under it since somebody looked.
 func (s *clusterService) Approve(ctx context.Context, req *hizov1.ApproveRequest) (*hizov1.Member, error) {
 	if _, err := name.Node(req.GetNode()); err != nil {
 		return nil, err
+	}
+	want := strings.ToLower(req.GetKeyFingerprint())
+	if raw, err := hex.DecodeString(want); err != nil || len(raw) != sha256.Size {
+		return nil, invalid("key_fingerprint", "name the key that is approved by its 64 hex digits: `hizo cluster members` shows it, the node's data directory holds it in the file identity")
 	}
 	_, err := s.gate.do(ctx, &call{
 		method: "ClusterService/Approve", kind: fsm.KindMemberApprove, message: req,
@@ -392,7 +398,7 @@ func (s *clusterService) Approve(ctx context.Context, req *hizov1.ApproveRequest
 			if !ok {
 				return nil, &Error{Reason: hizov1.ReasonNotFound, Message: fmt.Sprintf("%s has not asked to join: start it with its join token first", req.GetNode())}
 			}
-			if want := strings.ToLower(req.GetKeyFingerprint()); want != "" && want != keyFingerprint(m.Key) {
+			if want != keyFingerprint(m.Key) {
 				return nil, invalid("key_fingerprint", "the key of %s is %s, not the one given: find out which node this is before approving it", m.ID, keyFingerprint(m.Key))
 			}
 			body, err := s.node.ApproveBody(m.ID, m.Key)
@@ -411,8 +417,8 @@ func (s *clusterService) Quarantine(ctx context.Context, req *hizov1.QuarantineR
 		return nil, err
 	}
 	t := onNode(policy.ClusterQuarantine, req.GetNode())
-	if req.GetLift() {
-		t.detail = "lift"
+	if req.GetLift() { // lets it open the cluster's keys again, as an approval does
+		t = onNode(policy.ClusterLift, req.GetNode())
 	}
 	_, err := s.gate.do(ctx, &call{
 		method: "ClusterService/Quarantine", kind: fsm.KindQuarantine, message: req, targets: []target{t},

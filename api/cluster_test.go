@@ -311,13 +311,13 @@ func TestMembership(t *testing.T) {
 	if err := fourth.Join(ctx, token.GetToken()); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := operator.Cluster().Approve(ctx, &hizov1.ApproveRequest{Node: fourth.ID}); apitest.Reason(err) != hizov1.ReasonPermissionDenied {
+	if _, err := operator.Cluster().Approve(ctx, &hizov1.ApproveRequest{Node: fourth.ID, KeyFingerprint: ask.GetKeyFingerprint()}); apitest.Reason(err) != hizov1.ReasonPermissionDenied {
 		t.Errorf("an Operator approves: %v", err)
 	}
 	if _, err := cl.Approve(ctx, &hizov1.ApproveRequest{Node: fourth.ID, KeyFingerprint: strings.Repeat("0", 64)}); apitest.Reason(err) != hizov1.ReasonInvalid {
 		t.Errorf("another key: %v", err)
 	}
-	if _, err := cl.Approve(ctx, &hizov1.ApproveRequest{Node: "n9"}); apitest.Reason(err) != hizov1.ReasonNotFound {
+	if _, err := cl.Approve(ctx, &hizov1.ApproveRequest{Node: "n9", KeyFingerprint: ask.GetKeyFingerprint()}); apitest.Reason(err) != hizov1.ReasonNotFound {
 		t.Errorf("a node that never asked: %v", err)
 	}
 	if m, err := cl.Approve(ctx, &hizov1.ApproveRequest{Node: fourth.ID, KeyFingerprint: ask.GetKeyFingerprint()}); err != nil || !m.GetApproved() {
@@ -327,7 +327,15 @@ func TestMembership(t *testing.T) {
 	if m, err := operator.Cluster().Quarantine(ctx, &hizov1.QuarantineRequest{Node: fourth.ID}); err != nil || !m.GetQuarantined() {
 		t.Errorf("quarantine: %v, %v", m, err)
 	}
-	if m, err := operator.Cluster().Quarantine(ctx, &hizov1.QuarantineRequest{Node: fourth.ID, Lift: true}); err != nil || m.GetQuarantined() {
+	for _, none := range []string{"", ask.GetKeyFingerprint()[:16], ask.GetKeyFingerprint() + "00"} {
+		if _, err := cl.Approve(ctx, &hizov1.ApproveRequest{Node: fourth.ID, KeyFingerprint: none}); apitest.Reason(err) != hizov1.ReasonInvalid {
+			t.Errorf("an approval of the key %q: %v", none, err)
+		}
+	}
+	if _, err := operator.Cluster().Quarantine(ctx, &hizov1.QuarantineRequest{Node: fourth.ID, Lift: true}); apitest.Reason(err) != hizov1.ReasonPermissionDenied {
+		t.Errorf("an Operator lifts a quarantine: %v", err)
+	}
+	if m, err := cl.Quarantine(ctx, &hizov1.QuarantineRequest{Node: fourth.ID, Lift: true}); err != nil || m.GetQuarantined() {
 		t.Errorf("lift: %v, %v", m, err)
 	}
 	if _, err := operator.Cluster().Remove(ctx, &hizov1.RemoveRequest{Node: fourth.ID}); err != nil {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"net/netip"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -18,23 +19,68 @@ import (
 // its principal's rate. Within the bounds denials have a record of their own; all else is counted, and
 // the counts become records every second. A crash loses at most the counts of the last second.
 type floods struct {
-	anonymous *auth.Limiter
-	denials   auth.Rate
+	// Each has totals of its own: who tries tokens from everywhere keeps nobody from logging in, and
+	// neither keeps operators from unsealing.
+	strangers  *auth.Limiter // requests without a valid token
+	logins     *auth.Limiter
+	ceremonies *auth.Limiter // Init and Unseal
+	denials    auth.Rate
 
 	mu      sync.Mutex
 	byName  map[string]*rate.Limiter // denials that get a record, per principal
-	pending map[floodKey]uint32
+	pending map[floodKey]*tally
 }
 
 // floodKey is what one counted record says.
 type floodKey struct {
 	principal, action, resource string
-	addr                        netip.Addr
+	addr                        netip.Addr // the first of its /64 for IPv6
 	detail                      string
 	decision                    fsm.Decision
 }
 
-// Bounds of the tables; what does not fit is counted under one key.
+// tally is how often that happened, and a few examples of what it was about. Those are for the sealed part.
+type tally struct {
+	count     uint32
+	sources   []string // address prefixes
+	resources []string
+}
+
+// maxExamples bounds each list of a tally.
+const maxExamples = 8
+
+func (t *tally) add(other tally) {
+	t.count += min(other.count, 1<<32-1-t.count)
+	t.sources = examples(t.sources, other.sources)
+	t.resources = examples(t.resources, other.resources)
+}
+
+// examples keeps the last ones.
+func examples(list, more []string) []string {
+	for _, s := range more {
+		if s == "" || slices.Contains(list, s) {
+			continue
+		}
+		if list = append(list, s); len(list) > maxExamples {
+			list = slices.Delete(list, 0, 1)
+		}
+	}
+	return list
+}
+
+func (t tally) claims() []byte {
+	claims := make(map[string]string)
+	if len(t.sources) > 0 {
+		claims["sources"] = strings.Join(t.sources, " ")
+	}
+	if len(t.resources) > 0 {
+		claims["resources"] = strings.Join(t.resources, " ")
+	}
+	return encodeClaims(claims)
+}
+
+// Bounds of the tables; what does not fit is counted without its address, and if there is no room for
+// that either, under one key.
 const (
 	maxFloods       = 1024
 	floodsAtOnce    = 64 // audits of one record
@@ -49,25 +95,52 @@ const (
 
 func newFloods(l Limits) *floods {
 	return &floods{
-		anonymous: auth.NewLimiter(l.Anonymous), denials: l.Denials,
-		byName: make(map[string]*rate.Limiter), pending: make(map[floodKey]uint32),
+		strangers: auth.NewLimiter(l.Anonymous), logins: auth.NewLimiter(l.Anonymous), ceremonies: auth.NewLimiter(l.Anonymous),
+		denials: l.Denials,
+		byName:  make(map[string]*rate.Limiter), pending: make(map[floodKey]*tally),
 	}
 }
 
-func (f *floods) count(k floodKey) {
+// prefix is the address with what one client can choose freely cut off.
+func prefix(addr netip.Addr) netip.Addr {
+	if !addr.Is6() {
+		return addr
+	}
+	p, err := addr.WithZone("").Prefix(64)
+	if err != nil {
+		return netip.Addr{}
+	}
+	return p.Addr()
+}
+
+func (f *floods) count(k floodKey, resources ...string) {
+	f.add(k, tally{count: 1, resources: resources})
+}
+
+func (f *floods) add(k floodKey, t tally) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if _, ok := f.pending[k]; !ok && len(f.pending) >= maxFloods {
-		k = floodKey{principal: anonymousText, action: k.action, decision: k.decision, detail: detailElsewhere}
+	k.addr = prefix(k.addr)
+	if f.pending[k] == nil && len(f.pending) >= maxFloods {
+		if k.addr.IsValid() {
+			t.sources = examples(t.sources, []string{k.addr.String()})
+		}
+		k.addr, k.resource, k.detail = netip.Addr{}, "", detailElsewhere
+		if f.pending[k] == nil && len(f.pending) >= 2*maxFloods {
+			k.principal = anonymousText
+		}
 	}
-	if n := f.pending[k]; n < 1<<32-1 {
-		f.pending[k] = n + 1
+	have := f.pending[k]
+	if have == nil {
+		have = new(tally)
+		f.pending[k] = have
 	}
+	have.add(t)
 }
 
 // stranger counts an attempt without a valid token, and says whether its address may go on trying.
 func (f *floods) stranger(addr netip.Addr) (time.Duration, bool) {
-	v := f.anonymous.Allow(addr, name.Principal{})
+	v := f.strangers.Allow(addr, name.Principal{})
 	if !v.OK {
 		return v.RetryAfter, false // the limiter counts it
 	}
@@ -77,17 +150,33 @@ func (f *floods) stranger(addr netip.Addr) (time.Duration, bool) {
 
 // attempt asks for one try at an account, before it costs anything.
 func (f *floods) attempt(addr netip.Addr, account name.Principal) (time.Duration, bool) {
-	v := f.anonymous.Allow(addr, account)
+	v := f.logins.Allow(addr, account)
 	return v.RetryAfter, v.OK
 }
 
-// limited counts a request above its principal's rate.
-func (f *floods) limited(c *caller) {
-	f.count(floodKey{principal: c.text, action: actionAuth, decision: fsm.Failed, detail: detailStopped})
+// ceremony asks for one try at initialising or unsealing.
+func (f *floods) ceremony(addr netip.Addr) (time.Duration, bool) {
+	v := f.ceremonies.Allow(addr, name.Principal{})
+	return v.RetryAfter, v.OK
 }
 
-// deny says whether a denial gets a record of its own; otherwise it is counted.
-func (f *floods) deny(r *round, t target) bool {
+func names(targets []target) []string {
+	list := make([]string, 0, min(len(targets), maxExamples))
+	for i := range targets[:min(len(targets), maxExamples)] {
+		list = append(list, targets[i].name)
+	}
+	return list
+}
+
+// stop counts a request above its principal's rate.
+func (f *floods) stop(r *round, decision fsm.Decision) {
+	f.count(floodKey{
+		principal: r.caller.text, action: string(r.targets[0].action), addr: r.origin.addr, decision: decision, detail: detailStopped,
+	}, names(r.targets)...)
+}
+
+// own says whether a refusal gets a record of its own; otherwise it is counted.
+func (f *floods) own(r *round, decision fsm.Decision) bool {
 	f.mu.Lock()
 	l, ok := f.byName[r.caller.text]
 	if !ok {
@@ -101,44 +190,43 @@ func (f *floods) deny(r *round, t target) bool {
 	if l.AllowN(time.UnixMilli(r.now), 1) {
 		return true
 	}
-	f.count(floodKey{principal: r.caller.text, action: string(t.action), decision: fsm.Denied, detail: detailStopped})
+	f.stop(r, decision)
 	return false
 }
 
 // drain takes what was counted.
 func (f *floods) drain() []floodCount {
-	for _, flood := range f.anonymous.Drain() {
-		k := floodKey{principal: anonymousText, action: actionAuth, decision: fsm.Failed, detail: detailStopped}
-		switch flood.By {
-		case auth.ByAddress:
-			if p, err := netip.ParsePrefix(flood.Key); err == nil {
-				k.addr = p.Addr()
+	for _, l := range []struct {
+		action  string
+		limiter *auth.Limiter
+	}{{actionAuth, f.strangers}, {actionLogin, f.logins}, {actionUnseal, f.ceremonies}} {
+		for _, flood := range l.limiter.Drain() {
+			k := floodKey{principal: anonymousText, action: l.action, decision: fsm.Failed, detail: detailStopped}
+			switch flood.By {
+			case auth.ByAddress:
+				if p, err := netip.ParsePrefix(flood.Key); err == nil {
+					k.addr = p.Addr()
+				}
+			case auth.ByPair, auth.ByAccount:
+				// The account's name came from outside: it is told only where such an account exists.
+				k.resource = flood.Key
 			}
-		case auth.ByAccount:
-			// The account's name came from outside: it is told only where such an account exists.
-			k.action, k.resource = actionLogin, flood.Key
+			f.add(k, tally{count: uint32(min(flood.Count, 1<<32-1)), sources: flood.Sources})
 		}
-		f.add(k, uint32(min(flood.Count, 1<<32-1)))
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	out := make([]floodCount, 0, len(f.pending))
-	for k, n := range f.pending {
-		out = append(out, floodCount{floodKey: k, count: n})
+	for k, t := range f.pending {
+		out = append(out, floodCount{floodKey: k, tally: *t})
 	}
 	clear(f.pending)
 	return out
 }
 
-func (f *floods) add(k floodKey, n uint32) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	f.pending[k] += min(n, 1<<32-1-f.pending[k])
-}
-
 type floodCount struct {
 	floodKey
-	count uint32
+	tally
 }
 
 // recordFloods writes the counts into the log until ctx ends, and once more then.
@@ -172,7 +260,7 @@ func (g *gate) flushFloods(ctx context.Context) {
 		for group := range slices.Chunk(counts, floodsAtOnce) {
 			if err := g.recordCounts(ctx, foot, group); err != nil {
 				for _, c := range group {
-					g.floods.add(c.floodKey, c.count)
+					g.floods.add(c.floodKey, c.tally)
 				}
 				g.log.Warn("counts of refused requests could not be recorded yet", "error", err)
 			}
@@ -188,7 +276,7 @@ func (g *gate) recordCounts(ctx context.Context, foot footing, counts []floodCou
 		if c.action == actionLogin {
 			c.resource = knownAccount(foot.store, c.resource)
 		}
-		sealed, err := foot.seal(auditBind(c.principal, c.action, c.resource), c.addr, "", [16]byte{}, encodeClaims(nil))
+		sealed, err := foot.seal(auditBind(c.principal, c.action, c.resource), c.addr, "", [16]byte{}, c.claims())
 		if err != nil {
 			return err
 		}
@@ -197,10 +285,13 @@ func (g *gate) recordCounts(ctx context.Context, foot footing, counts []floodCou
 			Generation: foot.cluster.AuditGeneration, Sealed: sealed,
 		})
 	}
-	_, err := g.node.Propose(ctx, fsm.Command{
+	result, err := g.node.Propose(ctx, fsm.Command{
 		Format: fsm.CommandFormat, Kind: fsm.KindRecord, Principal: counts[0].principal, Audits: audits,
 	})
-	return err
+	if err != nil {
+		return err
+	}
+	return outcome(result) // anything but OK: not on record
 }
 
 // knownAccount is the account where it exists: people type passwords where names belong, and the

@@ -95,7 +95,8 @@ type call struct {
 	// message is the request of a mutation, which demands a request id and is remembered. nil: a read.
 	message proto.Message
 	reason  string // kept sealed in the record
-	// body makes the command's body, in each round anew. It may refuse: a *denial is recorded as such.
+	// body makes the command's body, in each round anew. It may refuse: a *denial is recorded as such, and
+	// any other error as a failure.
 	body func(r *round) (any, error)
 	// propose is Node.Propose unless set.
 	propose func(ctx context.Context, cmd fsm.Command) (fsm.Result, error)
@@ -139,6 +140,7 @@ type answer struct {
 	caller *caller
 	origin origin
 	now    int64
+	reads  []fsm.Read // what the decision rested on
 }
 
 // do takes a call through. It returns after the record has applied; a value may leave only then.
@@ -160,14 +162,14 @@ func (g *gate) do(ctx context.Context, c *call) (*answer, error) {
 		if r.caller, err = g.authenticate(r); err != nil {
 			return nil, err
 		}
-		if n == 0 {
-			if wait, ok := r.caller.allow(g.clock()); !ok {
-				g.floods.limited(r.caller)
-				return nil, rateLimited(wait)
-			}
-		}
 		if r.targets = c.targets; c.self != "" {
 			r.targets = []target{onIdentity(c.self, r.caller.principal)}
+		}
+		if n == 0 {
+			if wait, ok := r.caller.allow(g.clock(), r.targets[0].action); !ok {
+				g.floods.stop(r, fsm.Failed)
+				return nil, rateLimited(wait)
+			}
 		}
 		a, err := g.try(ctx, c, r)
 		if !errors.Is(err, errSuperseded) {
@@ -198,7 +200,7 @@ func (g *gate) try(ctx context.Context, c *call, r *round) (*answer, error) {
 			return nil, g.refuse(ctx, c, r, verdicts, &verdict{missing: d.why})
 		}
 		if err != nil {
-			return nil, err
+			return nil, g.fail(ctx, c, r, verdicts, err)
 		}
 		cmd.Body = fsm.EncodeBody(c.kind, body)
 	}
@@ -222,7 +224,24 @@ func (g *gate) try(ctx context.Context, c *call, r *round) (*answer, error) {
 	if err := g.settle(r, result); err != nil {
 		return nil, err
 	}
-	return &answer{footing: r.footing, Result: result, caller: r.caller, origin: r.origin, now: r.now}, nil
+	return &answer{footing: r.footing, Result: result, caller: r.caller, origin: r.origin, now: r.now, reads: r.reads}, nil
+}
+
+// show takes a call through whose answer is read from the state after its record has applied. The state
+// moves on in between: if what the decision rested on has changed by the time that everything is
+// collected, it is decided anew, on a record of its own, and what was collected is dropped.
+func (g *gate) show(ctx context.Context, c *call, collect func(a *answer) error) error {
+	for range rounds {
+		a, err := g.do(ctx, c)
+		if err != nil {
+			return err
+		}
+		err = collect(a)
+		if current(a.store, a.reads) {
+			return err
+		}
+	}
+	return fault(hizov1.ReasonSuperseded)
 }
 
 // settle turns what Apply said into an error, nil for CodeOK.
@@ -237,23 +256,65 @@ func (g *gate) settle(r *round, result fsm.Result) error {
 	return outcome(result)
 }
 
+// sent is an answer, or nothing beside an error.
+func sent[T any](out *T, err error) (*T, error) {
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // refuse records a denial, and only then says no.
 func (g *gate) refuse(ctx context.Context, c *call, r *round, verdicts []*verdict, why *verdict) error {
-	if !g.floods.deny(r, r.targets[0]) {
+	if !g.floods.own(r, fsm.Denied) {
 		return rateLimited(g.limits.Denials.Every)
 	}
 	audits, err := g.denials(c, r, verdicts, why)
 	if err != nil {
 		return err
 	}
+	if err := g.put(ctx, r, audits); err != nil {
+		return err // not on record, so no decision leaves
+	}
+	return why.denied(g, r)
+}
+
+// fail records an attempt that was allowed and could not be carried out, and only then says why.
+func (g *gate) fail(ctx context.Context, c *call, r *round, verdicts []*verdict, why error) error {
+	reason := toError(why).Reason
+	switch reason {
+	case hizov1.ReasonSealed, hizov1.ReasonNotLeader, hizov1.ReasonNotInitialised, hizov1.ReasonShutdown, hizov1.ReasonCancelled:
+		return why // this node can't record it, or nobody waits for it any more
+	case hizov1.ReasonRateLimited:
+		return why // counted where it was limited
+	}
+	if errors.Is(why, errSuperseded) {
+		return why
+	}
+	if !g.floods.own(r, fsm.Failed) {
+		return rateLimited(g.limits.Denials.Every)
+	}
+	audits, err := g.audits(c, r, verdicts)
+	if err != nil {
+		return err
+	}
+	for i := range audits {
+		// The reason is one of a fixed set: what was wrong with the request may hold what was typed.
+		audits[i].Decision, audits[i].Detail = fsm.Failed, "not carried out: "+reason
+	}
+	if err := g.put(ctx, r, audits); err != nil {
+		return err
+	}
+	return why
+}
+
+// put records an attempt that changes nothing.
+func (g *gate) put(ctx context.Context, r *round, audits []fsm.Audit) error {
 	result, err := g.node.Propose(ctx, fsm.Command{
 		Format: fsm.CommandFormat, Kind: fsm.KindRecord, Principal: r.caller.text, Reads: r.reads, Audits: audits,
 	})
 	if err != nil {
 		return err
 	}
-	if err := g.settle(r, result); err != nil {
-		return err // not on record, so no decision leaves
-	}
-	return why.denied(g, r)
+	return g.settle(r, result)
 }

@@ -43,12 +43,13 @@ func (s *identityService) CreateUser(ctx context.Context, req *hizov1.CreateUser
 			return nil, err
 		}
 	}
+	hash := s.hashOnce(ctx, req.GetPassword())
 	answer, err := s.gate.do(ctx, &call{
 		method: "IdentityService/CreateUser", kind: fsm.KindUserPut, message: req,
 		targets: []target{onIdentity(policy.UserCreate, p)},
 		body: func(r *round) (any, error) {
 			u := fsm.User{Name: p.Name, Created: r.now}
-			if err := s.setPassword(ctx, r, &u, req.GetPassword()); err != nil {
+			if err := s.setPassword(r, &u, hash); err != nil {
 				return nil, err
 			}
 			return &fsm.UserPut{User: u}, nil
@@ -60,11 +61,15 @@ func (s *identityService) CreateUser(ctx context.Context, req *hizov1.CreateUser
 	return s.identity(answer, p), nil
 }
 
-// setPassword gives u a password (none, if it is empty) and the MAC over it.
-func (s *identityService) setPassword(ctx context.Context, r *round, u *fsm.User, password []byte) (err error) {
+// setPassword gives u the password of a hash (none, if that is empty) and the MAC over it.
+func (s *identityService) setPassword(r *round, u *fsm.User, hash func() (string, error)) error {
 	u.Password, u.Generation = nil, 0
-	if len(password) > 0 {
-		if u.Password, u.Generation, err = s.newPassword(ctx, r.footing, u.Name, password); err != nil {
+	text, err := hash()
+	if err != nil {
+		return err
+	}
+	if text != "" {
+		if u.Password, u.Generation, err = sealPassword(r.footing, u.Name, text); err != nil {
 			return err
 		}
 	}
@@ -91,31 +96,31 @@ func (s *identityService) identity(a *answer, p name.Principal) *hizov1.Identity
 
 // ListUsers lists the users.
 func (s *identityService) ListUsers(ctx context.Context, _ *hizov1.ListIdentitiesRequest) (*hizov1.ListIdentitiesResponse, error) {
-	answer, err := s.gate.do(ctx, &call{kind: fsm.KindRecord, targets: []target{onSystem(policy.UserList)}})
-	if err != nil {
-		return nil, err
-	}
-	out := &hizov1.ListIdentitiesResponse{}
-	for _, u := range answer.store.Users() {
-		out.Identities = append(out.Identities, s.identity(answer, name.Principal{Kind: name.KindUser, Name: u.Name}))
-	}
-	return out, nil
+	var out *hizov1.ListIdentitiesResponse
+	err := s.gate.show(ctx, &call{kind: fsm.KindRecord, targets: []target{onSystem(policy.UserList)}}, func(answer *answer) error {
+		out = &hizov1.ListIdentitiesResponse{}
+		for _, u := range answer.store.Users() {
+			out.Identities = append(out.Identities, s.identity(answer, name.Principal{Kind: name.KindUser, Name: u.Name}))
+		}
+		return nil
+	})
+	return sent(out, err)
 }
 
 // ListWorkloads lists the workloads.
 func (s *identityService) ListWorkloads(ctx context.Context, _ *hizov1.ListIdentitiesRequest) (*hizov1.ListIdentitiesResponse, error) {
-	answer, err := s.gate.do(ctx, &call{kind: fsm.KindRecord, targets: []target{onSystem(policy.WorkloadList)}})
-	if err != nil {
-		return nil, err
-	}
-	out := &hizov1.ListIdentitiesResponse{}
-	for _, w := range answer.store.Workloads() {
-		out.Identities = append(out.Identities, s.identity(answer, name.Principal{Kind: name.KindWorkload, Name: w.Name}))
-	}
-	return out, nil
+	var out *hizov1.ListIdentitiesResponse
+	err := s.gate.show(ctx, &call{kind: fsm.KindRecord, targets: []target{onSystem(policy.WorkloadList)}}, func(answer *answer) error {
+		out = &hizov1.ListIdentitiesResponse{}
+		for _, w := range answer.store.Workloads() {
+			out.Identities = append(out.Identities, s.identity(answer, name.Principal{Kind: name.KindWorkload, Name: w.Name}))
+		}
+		return nil
+	})
+	return sent(out, err)
 }
 
-// DisableUser disables or enables a user. Disabling ends all its logins.
+// DisableUser disables or enables a user. Disabling ends all its logins, certificates and secret ids.
 func (s *identityService) DisableUser(ctx context.Context, req *hizov1.DisableRequest) (*hizov1.Identity, error) {
 	p, err := user(req.GetName())
 	if err != nil {
@@ -124,7 +129,7 @@ func (s *identityService) DisableUser(ctx context.Context, req *hizov1.DisableRe
 	return s.disable(ctx, "IdentityService/DisableUser", req, p)
 }
 
-// DisableWorkload disables or enables a workload. Disabling ends all its logins.
+// DisableWorkload disables or enables a workload. Disabling ends all its logins, certificates and secret ids.
 func (s *identityService) DisableWorkload(ctx context.Context, req *hizov1.DisableRequest) (*hizov1.Identity, error) {
 	p, err := workload(req.GetName())
 	if err != nil {
@@ -176,7 +181,9 @@ func (s *identityService) disable(ctx context.Context, method string, req *hizov
 	return s.identity(answer, p), nil
 }
 
-// SetPassword changes a password; an empty one ends password logins. Tokens stay: RevokeTokens ends those.
+// SetPassword changes a password; an empty one ends password logins. The user's other logins end with it:
+// whoever had the old password may be in one of them. Changing one's own takes the current one, because a
+// token alone may have been left open somewhere.
 func (s *identityService) SetPassword(ctx context.Context, req *hizov1.SetPasswordRequest) (*hizov1.Identity, error) {
 	p, err := user(req.GetName())
 	if err != nil {
@@ -187,28 +194,79 @@ func (s *identityService) SetPassword(ctx context.Context, req *hizov1.SetPasswo
 			return nil, err
 		}
 	}
+	hash := s.hashOnce(ctx, req.GetPassword())
+	current := &currentPassword{Server: s.Server, user: p, given: req.GetCurrent()}
 	answer, err := s.gate.do(ctx, &call{
 		method: "IdentityService/SetPassword", kind: fsm.KindUserPut, message: req,
 		targets: []target{onIdentity(policy.PasswordSet, p)},
 		body: func(r *round) (any, error) {
 			r.rest(fsm.ObjUser(p.Name))
+			body := &fsm.UserPut{Update: true, EndLogins: true}
 			u, ok := r.store.User(p.Name)
-			if ok {
-				if err := s.gate.verify(r.footing, u, u.MAC, p.String()); err != nil {
+			if !ok {
+				body.User = fsm.User{Name: p.Name}
+				return body, nil // Apply says what that is
+			}
+			if err := s.gate.verify(r.footing, u, u.MAC, p.String()); err != nil {
+				return nil, err
+			}
+			if r.caller.principal == p {
+				body.Keep = r.caller.token[:]
+				if err := current.prove(ctx, r, u); err != nil {
 					return nil, err
 				}
 			}
-			u.Name = p.Name
-			if err := s.setPassword(ctx, r, &u, req.GetPassword()); err != nil {
+			if err := s.setPassword(r, &u, hash); err != nil {
 				return nil, err
 			}
-			return &fsm.UserPut{User: u, Update: true}, nil
+			body.User = u
+			return body, nil
 		},
 	})
 	if err != nil {
 		return nil, err
 	}
 	return s.identity(answer, p), nil
+}
+
+// currentPassword is the proof that one's own password is changed by oneself.
+type currentPassword struct {
+	*Server
+	user   name.Principal
+	given  []byte
+	proven string // the hash that it was proven against
+}
+
+func (c *currentPassword) prove(ctx context.Context, r *round, u fsm.User) error {
+	if _, again := r.store.Remembered(r.caller.text, r.request); again {
+		return nil // a retry of what has taken effect, after which another password is current; Apply knows it
+	}
+	if len(u.Password) == 0 {
+		// Nothing to prove it by; a SecurityEngineer could do the same by way of another account.
+		if slices.Contains(r.caller.roles, policy.SecurityEngineer) {
+			return nil
+		}
+		return &denial{why: "the first password is set by the role " + policy.SecurityEngineer}
+	}
+	if len(c.given) == 0 {
+		return invalid("current", "changing one's own password takes the current one")
+	}
+	hash, err := c.passwordHash(r.footing, u.Name)
+	if err != nil || hash == c.proven {
+		return err
+	}
+	if wait, ok := c.gate.floods.attempt(r.origin.addr, c.user); !ok { // a stolen token is no way to guess it
+		return rateLimited(wait)
+	}
+	ok, err := c.hasher.VerifyForChange(ctx, hash, c.given)
+	if err != nil {
+		return err
+	}
+	if !ok {
+		return &denial{why: "the current password is another one"}
+	}
+	c.proven = hash
+	return nil
 }
 
 // holder reads "alice" or "user/alice".
@@ -270,20 +328,20 @@ func (s *identityService) role(ctx context.Context, method string, action policy
 
 // ListRoles lists who holds which role.
 func (s *identityService) ListRoles(ctx context.Context, _ *hizov1.ListRolesRequest) (*hizov1.ListRolesResponse, error) {
-	answer, err := s.gate.do(ctx, &call{kind: fsm.KindRecord, targets: []target{onSystem(policy.RoleList)}})
-	if err != nil {
-		return nil, err
-	}
-	out := &hizov1.ListRolesResponse{}
-	for _, b := range answer.store.Bindings() {
-		out.Bindings = append(out.Bindings, &hizov1.ListRolesResponse_Binding{
-			Role: b.Role, Principal: b.Principal, By: b.By, CreatedUnix: b.Created / 1000,
+	var out *hizov1.ListRolesResponse
+	err := s.gate.show(ctx, &call{kind: fsm.KindRecord, targets: []target{onSystem(policy.RoleList)}}, func(answer *answer) error {
+		out = &hizov1.ListRolesResponse{}
+		for _, b := range answer.store.Bindings() {
+			out.Bindings = append(out.Bindings, &hizov1.ListRolesResponse_Binding{
+				Role: b.Role, Principal: b.Principal, By: b.By, CreatedUnix: b.Created / 1000,
+			})
+		}
+		slices.SortStableFunc(out.Bindings, func(a, b *hizov1.ListRolesResponse_Binding) int {
+			return cmp.Or(strings.Compare(a.Role, b.Role), strings.Compare(a.Principal, b.Principal))
 		})
-	}
-	slices.SortStableFunc(out.Bindings, func(a, b *hizov1.ListRolesResponse_Binding) int {
-		return cmp.Or(strings.Compare(a.Role, b.Role), strings.Compare(a.Principal, b.Principal))
+		return nil
 	})
-	return out, nil
+	return sent(out, err)
 }
 
 // CreateWorkload makes a machine identity. What it may have injected, policies say.
@@ -393,7 +451,8 @@ func (s *identityService) IssueCertificate(ctx context.Context, req *hizov1.Issu
 	return &hizov1.IssueCertificateResponse{ChainPem: chain, ExpiresUnix: (answer.now + ttl.Milliseconds()) / 1000}, nil
 }
 
-// RevokeTokens ends every login of a principal at once.
+// RevokeTokens ends every login of a principal at once, and what it could log in again by without a password:
+// client certificates and the secret ids that were given out.
 func (s *identityService) RevokeTokens(ctx context.Context, req *hizov1.RevokeTokensRequest) (*hizov1.RevokeTokensResponse, error) {
 	p, err := holder(req.GetPrincipal())
 	if err != nil {
@@ -402,7 +461,7 @@ func (s *identityService) RevokeTokens(ctx context.Context, req *hizov1.RevokeTo
 	_, err = s.gate.do(ctx, &call{
 		method: "IdentityService/RevokeTokens", kind: fsm.KindTokenRevoke, message: req,
 		targets: []target{onIdentity(policy.TokenRevoke, p)},
-		body:    func(*round) (any, error) { return &fsm.TokenRevoke{Principal: p.String()}, nil },
+		body:    func(*round) (any, error) { return &fsm.TokenRevoke{Principal: p.String(), Credentials: true}, nil },
 	})
 	if err != nil {
 		return nil, err

@@ -2,6 +2,7 @@ package api
 
 import (
 	"context"
+	"sync"
 
 	"github.com/hizo/hizo/api/hizov1"
 	"github.com/hizo/hizo/api/inject"
@@ -23,9 +24,6 @@ func (s *secretService) Inject(ctx context.Context, req *hizov1.InjectRequest) (
 	case len(refs) > s.limits.Refs:
 		return nil, invalid("refs", "at most %d references at a time: split the request", s.limits.Refs)
 	}
-	if err := hybrid.CheckPublic(req.GetExecutionKey()); err != nil {
-		return nil, err
-	}
 	if err := s.text("execution", req.GetExecution()); err != nil {
 		return nil, err
 	}
@@ -42,9 +40,16 @@ func (s *secretService) Inject(ctx context.Context, req *hizov1.InjectRequest) (
 		targets[i].detail = "field " + ref.GetField()
 		read[i] = fsm.Ref{Vault: ref.GetVault(), Path: ref.GetPath(), Version: ref.GetVersion()}
 	}
+	// Checking a key costs as much as sealing to it: for those who may inject, once.
+	checked := sync.OnceValue(func() error { return hybrid.CheckPublic(req.GetExecutionKey()) })
 	answer, err := s.gate.do(ctx, &call{
 		kind: fsm.KindRead, targets: targets, reason: req.GetExecution(),
-		body: func(*round) (any, error) { return &fsm.ReadVersions{Refs: read}, nil },
+		body: func(*round) (any, error) {
+			if err := checked(); err != nil {
+				return nil, err
+			}
+			return &fsm.ReadVersions{Refs: read}, nil
+		},
 	})
 	if err != nil {
 		return nil, err

@@ -29,6 +29,7 @@ type Limits struct {
 	Strangers, StrangersEach     int // calls under way without a token of this cluster: together, and from one address
 
 	Principal auth.Rate          // requests of one principal
+	Self      auth.Rate          // of these, the ones that need no right (selfService)
 	Denials   auth.Rate          // denials of one principal that get a record of their own; the rest is counted
 	Anonymous auth.LimiterConfig // attempts without a valid token
 
@@ -56,6 +57,7 @@ var defaultLimits = Limits{
 	Strangers: 1024, StrangersEach: 256,
 
 	Principal: auth.Rate{Every: 20 * time.Microsecond, Burst: 20_000},
+	Self:      auth.Rate{Every: 100 * time.Millisecond, Burst: 50},
 	Denials:   auth.Rate{Every: 200 * time.Millisecond, Burst: 50},
 	Anonymous: auth.LimiterConfig{Address: auth.Rate{Every: 100 * time.Millisecond, Burst: 60}},
 
@@ -73,7 +75,7 @@ func (l Limits) withDefaults() Limits {
 		Handshake: cmp.Or(l.Handshake, d.Handshake), Tails: cmp.Or(l.Tails, d.Tails), Watches: cmp.Or(l.Watches, d.Watches),
 		Connections: cmp.Or(l.Connections, d.Connections), ConnectionsEach: cmp.Or(l.ConnectionsEach, d.ConnectionsEach),
 		Strangers: cmp.Or(l.Strangers, d.Strangers), StrangersEach: cmp.Or(l.StrangersEach, d.StrangersEach),
-		Principal: cmp.Or(l.Principal, d.Principal), Denials: cmp.Or(l.Denials, d.Denials),
+		Principal: cmp.Or(l.Principal, d.Principal), Self: cmp.Or(l.Self, d.Self), Denials: cmp.Or(l.Denials, d.Denials),
 		Anonymous: anonymous(l.Anonymous, d.Anonymous), Hashing: cmp.Or(l.Hashing, d.Hashing),
 	}
 }

@@ -6,6 +6,7 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"sync"
 	"time"
 
 	"google.golang.org/grpc/credentials"
@@ -48,6 +49,7 @@ type login struct {
 	ttl     time.Duration
 	once    proto.Message // the request, of a login that is remembered by its request id
 	code    string        // full method name, with once
+	until   int64         // cluster time in ms that no token of this login outlives; 0: none
 	// prove says whether the caller is who the account belongs to. It adds what that rests on.
 	prove func(ctx context.Context, r *loginRound) (bool, error)
 	// command makes the command that stores the token.
@@ -165,6 +167,10 @@ func (s *authService) admit(ctx context.Context, l *login, r *loginRound) (*hizo
 		Hash: hash[:], Principal: who, Method: l.method, Issued: r.now,
 		Expires: r.now + l.ttl.Milliseconds(), MaxExpires: r.now + maxTTL.Milliseconds(),
 	}
+	if l.until != 0 {
+		token.MaxExpires = min(token.MaxExpires, l.until)
+		token.Expires = min(token.Expires, token.MaxExpires)
+	}
 	var err error
 	if token.MAC, err = r.mac(token); err != nil {
 		return nil, err
@@ -258,12 +264,19 @@ func passwordAAD(f footing, user string) []byte {
 	return aad.Tuple("hizo/password/v1", f.cluster.ID[:], []byte(user))
 }
 
-// newPassword hashes a password and encrypts the hash.
-func (s *Server) newPassword(ctx context.Context, f footing, user string, password []byte) ([]byte, uint32, error) {
-	hash, err := s.hasher.Hash(ctx, password)
-	if err != nil {
-		return nil, 0, err
-	}
+// hashOnce hashes a new password when it is first asked for, so that a call costs one argon2id however often
+// it is decided anew. The hash of no password is empty.
+func (s *Server) hashOnce(ctx context.Context, password []byte) func() (string, error) {
+	return sync.OnceValues(func() (string, error) {
+		if len(password) == 0 {
+			return "", nil
+		}
+		return s.hasher.Hash(ctx, password)
+	})
+}
+
+// sealPassword encrypts the hash of a password.
+func sealPassword(f footing, user, hash string) ([]byte, uint32, error) {
 	generation := generationOf(f.store, keyring.Password)
 	sealed, err := f.keys.Seal(keyring.Password, generation, []byte(hash), passwordAAD(f, user))
 	return sealed, generation, err
@@ -341,22 +354,27 @@ func (s *authService) LoginCertificate(ctx context.Context, req *hizov1.LoginCer
 			return nil, err
 		}
 	}
-	return s.login(ctx, &login{
-		account: account, method: methodCertificate, ttl: ttl, command: storeToken,
-		prove: func(_ context.Context, r *loginRound) (bool, error) {
-			object := fsm.ObjCertificate(key)
-			r.rest(object)
-			c, ok := r.store.Certificate(key)
-			if !ok || c.Principal != account.String() || c.Expires <= r.now {
-				return false, nil
-			}
-			if err := s.gate.verify(r.footing, c, c.MAC, object); err != nil {
-				return false, err
-			}
-			r.rest(objPrincipal(account))
-			return s.gate.enabled(r.footing, account)
+	l := &login{
+		account: account, method: methodCertificate, ttl: ttl,
+		command: func(_ *loginRound, token fsm.Token) (fsm.Kind, any, error) {
+			return fsm.KindLogin, &fsm.Login{Token: token, Certificate: key}, nil
 		},
-	})
+	}
+	l.prove = func(_ context.Context, r *loginRound) (bool, error) {
+		object := fsm.ObjCertificate(key)
+		r.rest(object)
+		c, ok := r.store.Certificate(key)
+		if !ok || c.Principal != account.String() || c.Expires <= r.now {
+			return false, nil
+		}
+		if err := s.gate.verify(r.footing, c, c.MAC, object); err != nil {
+			return false, err
+		}
+		l.until = c.Expires
+		r.rest(objPrincipal(account))
+		return s.gate.enabled(r.footing, account)
+	}
+	return s.login(ctx, l)
 }
 
 // clientCertificateKey is the SHA-256 of the PKIX key that the TLS handshake proved. The handshake has
@@ -394,7 +412,7 @@ func (s *authService) Enrol(ctx context.Context, req *hizov1.EnrolRequest) (*hiz
 	if err := auth.CheckPassword(user, req.GetPassword()); err != nil {
 		return nil, err
 	}
-	hash := code.Hash()
+	hash, password := code.Hash(), s.hashOnce(ctx, req.GetPassword())
 	var roles []string
 	return s.login(ctx, &login{
 		account: name.Principal{Kind: name.KindUser, Name: user}, method: methodEnrolment, ttl: defaultTTL,
@@ -409,8 +427,11 @@ func (s *authService) Enrol(ctx context.Context, req *hizov1.EnrolRequest) (*hiz
 		},
 		command: func(r *loginRound, token fsm.Token) (fsm.Kind, any, error) {
 			u := fsm.User{Name: user, Created: r.now}
-			var err error
-			if u.Password, u.Generation, err = s.newPassword(ctx, r.footing, user, req.GetPassword()); err != nil {
+			text, err := password()
+			if err != nil {
+				return 0, nil, err
+			}
+			if u.Password, u.Generation, err = sealPassword(r.footing, user, text); err != nil {
 				return 0, nil, err
 			}
 			if u.MAC, err = r.mac(u); err != nil {

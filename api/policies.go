@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/hizo/hizo/api/hizov1"
@@ -41,13 +42,15 @@ func (s *policyService) PutPolicy(ctx context.Context, req *hizov1.PutPolicyRequ
 	if len(req.GetText()) > s.limits.Policy {
 		return nil, invalid("text", "a policy has at most %d bytes: split it", s.limits.Policy)
 	}
-	if err := policy.Validate(req.GetName(), req.GetText()); err != nil {
-		return nil, err
-	}
+	// Only those who may put policies can have one parsed, and each request once.
+	valid := sync.OnceValue(func() error { return policy.Validate(req.GetName(), req.GetText()) })
 	answer, err := s.gate.do(ctx, &call{
 		method: "PolicyService/PutPolicy", kind: fsm.KindPolicyPut, message: req,
 		targets: []target{onPolicy(policy.PolicyPut, req.GetName())},
 		body: func(r *round) (any, error) {
+			if err := valid(); err != nil {
+				return nil, err
+			}
 			// The read set holds the policies' index: the set checked here is the one it joins.
 			sources := []policy.Source{{Name: req.GetName(), Text: req.GetText()}}
 			for _, p := range r.store.Policies() {
@@ -72,18 +75,18 @@ func (s *policyService) PutPolicy(ctx context.Context, req *hizov1.PutPolicyRequ
 
 // ListPolicies lists the shipped policies, then the others by name.
 func (s *policyService) ListPolicies(ctx context.Context, _ *hizov1.ListPoliciesRequest) (*hizov1.ListPoliciesResponse, error) {
-	answer, err := s.gate.do(ctx, &call{kind: fsm.KindRecord, targets: []target{onSystem(policy.PolicyList)}})
-	if err != nil {
-		return nil, err
-	}
-	out := &hizov1.ListPoliciesResponse{}
-	for _, p := range policy.Shipped() {
-		out.Policies = append(out.Policies, &hizov1.Policy{Name: p.Name, Text: p.Text, Shipped: true})
-	}
-	for _, p := range answer.store.Policies() {
-		out.Policies = append(out.Policies, policyOut(p))
-	}
-	return out, nil
+	var out *hizov1.ListPoliciesResponse
+	err := s.gate.show(ctx, &call{kind: fsm.KindRecord, targets: []target{onSystem(policy.PolicyList)}}, func(answer *answer) error {
+		out = &hizov1.ListPoliciesResponse{}
+		for _, p := range policy.Shipped() {
+			out.Policies = append(out.Policies, &hizov1.Policy{Name: p.Name, Text: p.Text, Shipped: true})
+		}
+		for _, p := range answer.store.Policies() {
+			out.Policies = append(out.Policies, policyOut(p))
+		}
+		return nil
+	})
+	return sent(out, err)
 }
 
 func policyOut(p fsm.Policy) *hizov1.Policy {
@@ -99,18 +102,20 @@ func (s *policyService) GetPolicy(ctx context.Context, req *hizov1.GetPolicyRequ
 			return nil, err
 		}
 	}
-	answer, err := s.gate.do(ctx, &call{kind: fsm.KindRecord, targets: []target{onPolicy(policy.PolicyGet, n)}})
-	if err != nil {
-		return nil, err
-	}
-	if shipped >= 0 {
-		return &hizov1.Policy{Name: n, Text: policy.Shipped()[shipped].Text, Shipped: true}, nil
-	}
-	p, ok := answer.store.Policy(n)
-	if !ok {
-		return nil, fault(hizov1.ReasonNotFound)
-	}
-	return policyOut(p), nil
+	var out *hizov1.Policy
+	err := s.gate.show(ctx, &call{kind: fsm.KindRecord, targets: []target{onPolicy(policy.PolicyGet, n)}}, func(answer *answer) error {
+		if shipped >= 0 {
+			out = &hizov1.Policy{Name: n, Text: policy.Shipped()[shipped].Text, Shipped: true}
+			return nil
+		}
+		p, ok := answer.store.Policy(n)
+		if !ok {
+			return fault(hizov1.ReasonNotFound)
+		}
+		out = policyOut(p)
+		return nil
+	})
+	return sent(out, err)
 }
 
 // DeletePolicy removes a policy.
@@ -141,10 +146,15 @@ func (s *policyService) Explain(ctx context.Context, req *hizov1.ExplainRequest)
 	}
 	t := onIdentity(policy.PolicyExplain, p)
 	t.detail = req.GetAction() + " " + req.GetResource()
-	answer, err := s.gate.do(ctx, &call{kind: fsm.KindRecord, targets: []target{t}})
-	if err != nil {
-		return nil, err
-	}
+	var out *hizov1.ExplainResponse
+	err = s.gate.show(ctx, &call{kind: fsm.KindRecord, targets: []target{t}}, func(answer *answer) error {
+		out, err = s.explain(answer, req, p, resource)
+		return err
+	})
+	return sent(out, err)
+}
+
+func (s *policyService) explain(answer *answer, req *hizov1.ExplainRequest, p name.Principal, resource policy.Resource) (*hizov1.ExplainResponse, error) {
 	set, _, err := s.gate.policy.get(s.gate, answer.footing)
 	if err != nil {
 		return nil, err

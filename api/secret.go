@@ -207,25 +207,25 @@ func (s *secretService) List(ctx context.Context, req *hizov1.ListSecretsRequest
 	if len(req.GetPrefix()) > name.MaxPath || len(req.GetAfter()) > name.MaxPath {
 		return nil, invalid("prefix", "a prefix has at most %d bytes", name.MaxPath)
 	}
-	answer, err := s.gate.do(ctx, &call{
+	var out *hizov1.ListSecretsResponse
+	err = s.gate.show(ctx, &call{
 		kind: fsm.KindRecord, targets: []target{{action: policy.List, resource: policy.Vault(vault), name: vault}},
-	})
-	if err != nil {
-		return nil, err
-	}
-	if _, ok := answer.store.Vault(vault); !ok {
-		return nil, fault(hizov1.ReasonNotFound)
-	}
-	found := answer.store.Secrets(vault, req.GetPrefix(), req.GetAfter(), limit+1)
-	out := &hizov1.ListSecretsResponse{More: len(found) > limit}
-	for _, sec := range found[:min(limit, len(found))] {
-		item := &hizov1.ListSecretsResponse_Item{Path: sec.Path, Current: sec.Current}
-		if versions := answer.store.Versions(vault, sec.Path); len(versions) > 0 {
-			item.UpdatedUnix = versions[len(versions)-1].Created / 1000
+	}, func(answer *answer) error {
+		if _, ok := answer.store.Vault(vault); !ok {
+			return fault(hizov1.ReasonNotFound)
 		}
-		out.Items = append(out.Items, item)
-	}
-	return out, nil
+		found := answer.store.Secrets(vault, req.GetPrefix(), req.GetAfter(), limit+1)
+		out = &hizov1.ListSecretsResponse{More: len(found) > limit}
+		for _, sec := range found[:min(limit, len(found))] {
+			item := &hizov1.ListSecretsResponse_Item{Path: sec.Path, Current: sec.Current}
+			if versions := answer.store.Versions(vault, sec.Path); len(versions) > 0 {
+				item.UpdatedUnix = versions[len(versions)-1].Created / 1000
+			}
+			out.Items = append(out.Items, item)
+		}
+		return nil
+	})
+	return sent(out, err)
 }
 
 // Versions describes the versions of a secret.
@@ -234,25 +234,25 @@ func (s *secretService) Versions(ctx context.Context, req *hizov1.VersionsReques
 	if err != nil {
 		return nil, err
 	}
-	answer, err := s.gate.do(ctx, &call{kind: fsm.KindRecord, targets: []target{t}})
-	if err != nil {
-		return nil, err
-	}
-	versions := answer.store.Versions(req.GetVault(), req.GetPath())
-	if len(versions) == 0 {
-		return nil, fault(hizov1.ReasonNotFound)
-	}
-	out := &hizov1.VersionsResponse{}
-	for _, v := range versions {
-		item := &hizov1.VersionsResponse_Item{
-			Version: v.Number, Stage: stageText[v.Stage], CreatedUnix: v.Created / 1000, By: v.By,
+	var out *hizov1.VersionsResponse
+	err = s.gate.show(ctx, &call{kind: fsm.KindRecord, targets: []target{t}}, func(answer *answer) error {
+		versions := answer.store.Versions(req.GetVault(), req.GetPath())
+		if len(versions) == 0 {
+			return fault(hizov1.ReasonNotFound)
 		}
-		if v.Deleted != 0 {
-			item.DeletedUnix = max(1, v.Deleted/1000)
+		out = &hizov1.VersionsResponse{}
+		for _, v := range versions {
+			item := &hizov1.VersionsResponse_Item{
+				Version: v.Number, Stage: stageText[v.Stage], CreatedUnix: v.Created / 1000, By: v.By,
+			}
+			if v.Deleted != 0 {
+				item.DeletedUnix = max(1, v.Deleted/1000)
+			}
+			out.Items = append(out.Items, item)
 		}
-		out.Items = append(out.Items, item)
-	}
-	return out, nil
+		return nil
+	})
+	return sent(out, err)
 }
 
 var stageText = map[fsm.Stage]string{

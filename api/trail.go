@@ -172,6 +172,11 @@ func (s *auditService) Search(ctx context.Context, req *hizov1.SearchRequest) (*
 			break
 		}
 	}
+	if !current(a.store, a.reads) {
+		if err := s.gate.still(a, t); err != nil {
+			return nil, err
+		}
+	}
 	return out, nil
 }
 

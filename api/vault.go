@@ -51,15 +51,15 @@ func wrapped(k keyring.WrappedKey, now int64) fsm.WrappedKey {
 
 // ListVaults lists the vaults.
 func (s *vaultService) ListVaults(ctx context.Context, _ *hizov1.ListVaultsRequest) (*hizov1.ListVaultsResponse, error) {
-	answer, err := s.gate.do(ctx, &call{kind: fsm.KindRecord, targets: []target{onSystem(policy.VaultList)}})
-	if err != nil {
-		return nil, err
-	}
-	out := &hizov1.ListVaultsResponse{}
-	for _, v := range answer.store.Vaults() {
-		out.Vaults = append(out.Vaults, &hizov1.Vault{Name: v.Name, KeyGeneration: v.Generation, CreatedUnix: v.Created / 1000})
-	}
-	return out, nil
+	var out *hizov1.ListVaultsResponse
+	err := s.gate.show(ctx, &call{kind: fsm.KindRecord, targets: []target{onSystem(policy.VaultList)}}, func(answer *answer) error {
+		out = &hizov1.ListVaultsResponse{}
+		for _, v := range answer.store.Vaults() {
+			out.Vaults = append(out.Vaults, &hizov1.Vault{Name: v.Name, KeyGeneration: v.Generation, CreatedUnix: v.Created / 1000})
+		}
+		return nil
+	})
+	return sent(out, err)
 }
 
 func onSystem(action policy.Action) target { return target{action: action, resource: policy.System()} }

@@ -75,7 +75,10 @@ func Start(t testing.TB, opts Options) *Cluster {
 	}
 	if opts.Limits.Anonymous.Address == (auth.Rate{}) {
 		wide := auth.Rate{Every: 1, Burst: 1 << 20}
-		opts.Limits.Anonymous = auth.LimiterConfig{Address: wide, Account: wide, Total: wide}
+		opts.Limits.Anonymous = auth.LimiterConfig{Address: wide, Pair: wide, Account: wide, Total: wide}
+	}
+	if opts.Limits.Self == (auth.Rate{}) {
+		opts.Limits.Self = auth.Rate{Every: 1, Burst: 1 << 20}
 	}
 	c := &Cluster{opts: opts, addrs: make(map[string]string), servers: make(map[string]*Server)}
 	listeners := make(map[string]net.Listener)

@@ -1534,7 +1534,8 @@ func (x *CreateUserRequest) GetPassword() []byte {
 type SetPasswordRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
-	Password      []byte                 `protobuf:"bytes,2,opt,name=password,proto3" json:"password,omitempty"`
+	Password      []byte                 `protobuf:"bytes,2,opt,name=password,proto3" json:"password,omitempty"` // empty: no password logins any more
+	Current       []byte                 `protobuf:"bytes,3,opt,name=current,proto3" json:"current,omitempty"`   // one's own password is changed with the current one only
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1579,6 +1580,13 @@ func (x *SetPasswordRequest) GetName() string {
 func (x *SetPasswordRequest) GetPassword() []byte {
 	if x != nil {
 		return x.Password
+	}
+	return nil
+}
+
+func (x *SetPasswordRequest) GetCurrent() []byte {
+	if x != nil {
+		return x.Current
 	}
 	return nil
 }
@@ -4311,7 +4319,7 @@ func (x *JoinTokenResponse) GetExpiresUnix() int64 {
 type ApproveRequest struct {
 	state          protoimpl.MessageState `protogen:"open.v1"`
 	Node           string                 `protobuf:"bytes,1,opt,name=node,proto3" json:"node,omitempty"`
-	KeyFingerprint string                 `protobuf:"bytes,2,opt,name=key_fingerprint,json=keyFingerprint,proto3" json:"key_fingerprint,omitempty"` // optional: refuse unless the member's key is this one
+	KeyFingerprint string                 `protobuf:"bytes,2,opt,name=key_fingerprint,json=keyFingerprint,proto3" json:"key_fingerprint,omitempty"` // the key that is approved, SHA-256 in hex; refused unless the member has it
 	unknownFields  protoimpl.UnknownFields
 	sizeCache      protoimpl.SizeCache
 }
@@ -4956,10 +4964,11 @@ const file_hizov1_hizo_proto_rawDesc = "" +
 	"\bversions\x18\x01 \x03(\rR\bversions\"C\n" +
 	"\x11CreateUserRequest\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x1a\n" +
-	"\bpassword\x18\x02 \x01(\fR\bpassword\"D\n" +
+	"\bpassword\x18\x02 \x01(\fR\bpassword\"^\n" +
 	"\x12SetPasswordRequest\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x1a\n" +
-	"\bpassword\x18\x02 \x01(\fR\bpassword\"}\n" +
+	"\bpassword\x18\x02 \x01(\fR\bpassword\x12\x18\n" +
+	"\acurrent\x18\x03 \x01(\fR\acurrent\"}\n" +
 	"\bIdentity\x12\x1c\n" +
 	"\tprincipal\x18\x01 \x01(\tR\tprincipal\x12\x1a\n" +
 	"\bdisabled\x18\x02 \x01(\bR\bdisabled\x12!\n" +

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
@@ -103,20 +104,44 @@ func disableUser(s *session, name string, enable bool) error {
 
 type userPasswordCmd struct {
 	Name          string `arg:"" help:"Name of the user."`
-	PasswordStdin bool   `help:"Read the password from standard input."`
+	PasswordStdin bool   `help:"Read the password from standard input: for one's own, the current one in the line before it."`
 }
 
 func (c *userPasswordCmd) Run(s *session) error {
-	password, err := s.password("New password of "+c.Name, c.PasswordStdin, true)
-	if err != nil {
-		return err
-	}
-	defer clear(password)
 	cl, err := s.connect()
 	if err != nil {
 		return err
 	}
-	u, err := cl.Identities().SetPassword(s.ctx, &hizov1.SetPasswordRequest{Name: c.Name, Password: password})
+	me, err := cl.Auth().WhoAmI(s.ctx, &hizov1.WhoAmIRequest{})
+	if err != nil {
+		return err
+	}
+	var current, password []byte
+	switch own := me.GetPrincipal() == "user/"+c.Name; {
+	case own && c.PasswordStdin:
+		both, err := s.stdinSecret("The current password, and the new one")
+		if err != nil {
+			return err
+		}
+		defer clear(both)
+		var two bool
+		if current, password, two = bytes.Cut(both, []byte("\n")); !two {
+			return errors.New("one's own password is changed with the current one: pass that in the first line, the new one in the second")
+		}
+		current = bytes.TrimSuffix(current, []byte("\r"))
+	case own:
+		if current, err = s.password("Current password of "+c.Name, false, false); err != nil {
+			return err
+		}
+		defer clear(current)
+		fallthrough
+	default:
+		if password, err = s.password("New password of "+c.Name, c.PasswordStdin, true); err != nil {
+			return err
+		}
+		defer clear(password)
+	}
+	u, err := cl.Identities().SetPassword(s.ctx, &hizov1.SetPasswordRequest{Name: c.Name, Password: password, Current: current})
 	if err != nil {
 		return err
 	}
