@@ -77,7 +77,7 @@ var reasons = map[string]reason{
 	},
 	hizov1.ReasonSuperseded: {
 		code: codes.Unavailable, next: "what the decision rested on kept changing: retry",
-		codes: []fsm.Code{fsm.CodeSuperseded, fsm.CodeFenced},
+		codes: []fsm.Code{fsm.CodeSuperseded, fsm.CodeFenced}, errs: []error{keyring.ErrOtherRoot},
 	},
 	hizov1.ReasonUnauthenticated: {
 		code: codes.Unauthenticated, next: "not logged in, or the login has ended: log in again",

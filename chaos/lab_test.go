@@ -162,9 +162,22 @@ func (l *lab) must(stdin string, args ...string) string {
 	l.t.Helper()
 	r := l.hizo(stdin, args...)
 	if r.code != 0 {
-		l.t.Fatalf("hizo %v: exit code %d\n%s", args, r.code, r.err)
+		l.t.Fatalf("hizo %v: exit code %d\n%s%s", args, r.code, r.err, l.errors())
 	}
 	return r.out
+}
+
+// errors are what the nodes logged as such, but for Raft's, who calls it an error when a node is down.
+func (l *lab) errors() string {
+	var b strings.Builder
+	for _, n := range l.nodes {
+		for line := range strings.Lines(n.log()) {
+			if strings.Contains(line, "level=ERROR") && !strings.Contains(line, "component=raft") {
+				b.WriteString(n.name + ": " + line)
+			}
+		}
+	}
+	return b.String()
 }
 
 // refused fails unless r ended with this code and a message that holds every part.

@@ -51,6 +51,9 @@ var (
 	ErrNoKey = errors.New("no such key in the keyring")
 	// ErrClosed says that the node was sealed.
 	ErrClosed = errors.New("the keyring is closed: the node is sealed")
+	// ErrOtherRoot says that a key is wrapped by another root generation than this keyring's: while the root
+	// rotates, a node's keyring is the old one for a moment. It is an ErrAuth, too.
+	ErrOtherRoot = fmt.Errorf("the keyring is of another root generation: %w", ErrAuth)
 	// ErrMAC says that a record was not made by this cluster, or was changed.
 	ErrMAC = errors.New("the record's MAC does not verify: it was changed outside the cluster")
 	// ErrPurpose says that a purpose is not one of this package's.
@@ -210,7 +213,7 @@ func (kr *Keyring) unwrap(w WrappedKey) (secret.Bytes, error) {
 	}
 	if w.RootGeneration != kr.rootGen {
 		return secret.Bytes{}, fmt.Errorf("key %s/%d is wrapped by root generation %d, this keyring has %d: %w",
-			w.Purpose, w.Generation, w.RootGeneration, kr.rootGen, ErrAuth)
+			w.Purpose, w.Generation, w.RootGeneration, kr.rootGen, ErrOtherRoot)
 	}
 	raw, err := kr.wrap.Open(w.Ciphertext, wrapAAD(kr.cluster, w.Purpose, w.Generation, w.RootGeneration))
 	if err != nil {
