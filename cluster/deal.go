@@ -81,6 +81,14 @@ func (n *Node) dealDuty(ctx context.Context, term uint64) {
 			}
 		}
 		ids, threshold := n.wantedSet(cl, members)
+		if len(ids) == 0 && n.rotationDue(cl, members, 0) && time.Since(failed) >= pause {
+			err := n.rotateAlone(ctx, term, cl)
+			if pause = min(2*pause+time.Second, dealAgain); err == nil {
+				pause = 0
+			}
+			failed = time.Now()
+			return err
+		}
 		if len(ids) == 0 || threshold > len(ids) || time.Since(failed) < pause {
 			return nil
 		}

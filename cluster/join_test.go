@@ -163,3 +163,53 @@ func TestRemoveRotatesTheRoot(t *testing.T) {
 		t.Error("a removed node unsealed")
 	}
 }
+
+// The last one left has no node set to deal to, and rotates all the same: the shares of those that went open the
+// old root. Its own share is destroyed, and operators unseal it.
+func TestShrinkToOneRotatesTheRoot(t *testing.T) {
+	c := clustertest.Start(t, clustertest.Options{})
+	last := c.Leader()
+	c.Must(vault(t, last, "unused", 1))
+	for _, n := range c.Nodes {
+		if n == last {
+			continue
+		}
+		before, _ := last.Store().Cluster()
+		c.Must(fsm.Command{
+			Kind: fsm.KindMemberRemove, Principal: "user/test", Body: fsm.EncodeBody(fsm.KindMemberRemove, &fsm.MemberRemove{ID: n.ID}),
+			Audits: []fsm.Audit{{Action: "remove", Resource: "node/" + n.ID, Decision: fsm.Allowed}},
+		})
+		c.Await("the root key to be rotated", func() bool {
+			cl, _ := last.Store().Cluster()
+			return cl.RootGeneration > before.RootGeneration
+		})
+		c.Kill(n)
+	}
+	c.Await("the last share to be destroyed", func() bool {
+		epochs, err := last.ShareEpochs()
+		keys, keysErr := last.Seal.Keys(t.Context())
+		return err == nil && keysErr == nil && len(epochs) == 0 && len(keys) == 1
+	})
+	cl, _ := last.Store().Cluster()
+	if cl.NodeEpoch != 0 || cl.PendingEpoch != 0 || len(last.Store().Deals()) != 0 {
+		t.Errorf("a node set is left: %+v", cl)
+	}
+	for _, k := range last.Store().Keys() {
+		if k.RootGeneration != cl.RootGeneration {
+			t.Errorf("key %s/%d is still wrapped by root generation %d", k.Purpose, k.Generation, k.RootGeneration)
+		}
+	}
+	if _, there := last.Store().Key("vault/unused", 1); there || last.Store().KeyGeneration("vault/unused") < 2 {
+		t.Error("a vault that is empty keeps its old key, or has no new one")
+	}
+	c.Must(record("list"))
+	c.Kill(last)
+	c.Restart(last)
+	for _, share := range c.Shares[:2] {
+		if _, err := last.SubmitShare(t.Context(), text(t, share)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	c.Await("operators to have unsealed it", func() bool { return !last.Status().Sealed })
+	c.Must(record("list"))
+}

@@ -56,6 +56,21 @@ func (n *Node) prepareRotation(cl fsm.Cluster) (*rotation, error) {
 	return &rotation{root: keyring.NewRoot(), generation: cl.RootGeneration + 1}, nil
 }
 
+// rotateAlone rotates the root where so few members are left that no node set is wanted: the shares of those that
+// were removed open the old root, and no deal will come to replace it. From then on operators unseal.
+func (n *Node) rotateAlone(ctx context.Context, term uint64, cl fsm.Cluster) error {
+	r, err := n.prepareRotation(cl)
+	if err != nil {
+		return err
+	}
+	defer r.wipe()
+	if err := n.commitRotation(ctx, term, cl, r, 0, nil); err != nil {
+		return fmt.Errorf("rotate the root key without a node set: %w", err)
+	}
+	n.log.Warn("the root key was rotated and no node set is left: only operators can unseal, until there are three voters again")
+	return nil
+}
+
 // commitRotation rewraps every key, adds new generations for what encrypts values and audit bodies, seals
 // the root to the operators' key, and commits all of it with the deal. If a key was added meanwhile the
 // record is refused and the next deal tries again.
@@ -68,7 +83,23 @@ func (n *Node) commitRotation(ctx context.Context, term uint64, cl fsm.Cluster, 
 	if err != nil {
 		return err
 	}
-	stored := n.store.Keys()
+	newest := newestGenerations(n.store.Keys())
+	renewed := func(purpose string) bool {
+		return purpose == keyring.Audit || purpose == keyring.Gossip || strings.HasPrefix(purpose, keyring.Vault(""))
+	}
+	// What never encrypted anything and gets a successor now is left out, and so dropped.
+	stored := slices.DeleteFunc(n.store.Keys(), func(k fsm.WrappedKey) bool {
+		return strings.HasPrefix(k.Purpose, keyring.Vault("")) && k.Wraps == 0 && k.Generation < newest[k.Purpose]
+	})
+	if len(stored)+len(newest) > fsm.MaxKeys {
+		n.log.Error("there are too many key generations for new ones of the vaults: they keep theirs, under the new root key",
+			"generations", len(stored), "limit", fsm.MaxKeys)
+		renewed = func(purpose string) bool { return purpose == keyring.Audit || purpose == keyring.Gossip }
+	} else {
+		stored = slices.DeleteFunc(stored, func(k fsm.WrappedKey) bool {
+			return strings.HasPrefix(k.Purpose, keyring.Vault("")) && k.Wraps == 0
+		})
+	}
 	old := make([]keyring.WrappedKey, len(stored))
 	created := n.store.Time()
 	for i, k := range stored {
@@ -88,8 +119,8 @@ func (n *Node) commitRotation(ctx context.Context, term uint64, cl fsm.Cluster, 
 	}
 	defer maker.Close()
 	next := cl
-	for purpose, newest := range newestGenerations(stored) {
-		if purpose != keyring.Audit && purpose != keyring.Gossip && !strings.HasPrefix(purpose, keyring.Vault("")) {
+	for purpose, newest := range newest {
+		if !renewed(purpose) {
 			continue
 		}
 		k, err := maker.Generate(purpose, newest+1)

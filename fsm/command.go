@@ -284,7 +284,8 @@ type DealAbort struct{ Epoch uint64 }
 type DealRetire struct{ Epoch uint64 }
 
 // RootRotate puts a new root key in force. Keys must hold every (purpose, generation) of the state, rewrapped, else
-// CodeSuperseded; generations beyond those are new ones and become current.
+// CodeSuperseded; generations beyond those are new ones and become current. A vault's generation that never encrypted
+// anything and is not current any more may be left out: it goes.
 // Epoch != 0: the open deal, of the new root, is committed in the same record. Epoch 0: there is no node set any more.
 type RootRotate struct {
 	Epoch          uint64

@@ -85,9 +85,10 @@ func (t *tx) rootRotate(b *RootRotate) outcome {
 			return out
 		}
 	} else {
-		if cluster.PendingEpoch != 0 {
-			t.del(objDeal(cluster.PendingEpoch))
-		}
+		t.scan(prefixDeal, func(name string, _ object) bool {
+			t.del(name) // their shares open no root that is in force
+			return true
+		})
 		t.putCluster(func(c *Cluster) { c.NodeEpoch, c.PendingEpoch = 0, 0 })
 	}
 	missing := map[string]bool{}
@@ -101,7 +102,7 @@ func (t *tx) rootRotate(b *RootRotate) outcome {
 		}
 		name := objKeyGen(key.Purpose, key.Generation)
 		if !missing[name] {
-			if out := t.keyAdd(&KeyAdd{Key: key}); out.Code != CodeOK {
+			if out := t.nextKey(&KeyAdd{Key: key}); out.Code != CodeOK {
 				return out
 			}
 			continue
@@ -112,6 +113,10 @@ func (t *tx) rootRotate(b *RootRotate) outcome {
 		t.put(name, &next)
 	}
 	for _, name := range slices.Sorted(maps.Keys(missing)) {
+		if t.unused(name) {
+			t.del(name)
+			continue
+		}
 		purpose, _, _ := strings.Cut(strings.TrimPrefix(name, prefixKeyGen), "\x00")
 		return superseded(ObjKey(purpose))
 	}
@@ -119,6 +124,14 @@ func (t *tx) rootRotate(b *RootRotate) outcome {
 		c.RootGeneration, c.RootID, c.OperatorRoot, c.MAC = b.RootGeneration, b.RootID, b.OperatorRoot, b.MAC
 	})
 	return done()
+}
+
+// unused says whether a key generation of a vault was replaced and encrypts nothing: a rotation may leave it out.
+func (t *tx) unused(name string) bool {
+	key := find[WrappedKey](t, name)
+	_, isVault := vaultOf(key.Purpose)
+	head := find[keyHead](t, ObjKey(key.Purpose))
+	return isVault && key.Wraps == 0 && head != nil && head.Current != key.Generation
 }
 
 func (t *tx) dealAbort(b *DealAbort) outcome {

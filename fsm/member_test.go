@@ -281,7 +281,16 @@ func TestRootRotation(t *testing.T) {
 	if k, _ := w.s.Key("mac", 1); string(k.Ciphertext) != "mac 1" {
 		t.Error("a refused rotation rewrapped keys")
 	}
+	w.ok(w.Vault("empty"))
+	used := body(epoch, "n1", "n2", "n3") // leaves out a generation that values are encrypted under
+	used.Keys = slices.DeleteFunc(used.Keys, func(k fsm.WrappedKey) bool { return k.Purpose == "vault/ml" })
+	w.want(fsm.CodeSuperseded, rotate(used))
+	current := body(epoch, "n1", "n2", "n3") // or one that is still current
+	current.Keys = slices.DeleteFunc(current.Keys, func(k fsm.WrappedKey) bool { return k.Purpose == "vault/empty" })
+	w.want(fsm.CodeSuperseded, rotate(current))
 	good := body(epoch, "n1", "n2", "n3")
+	good.Keys = slices.DeleteFunc(good.Keys, func(k fsm.WrappedKey) bool { return k.Purpose == "vault/empty" })
+	good.Keys = append(good.Keys, fsm.WrappedKey{Purpose: "vault/empty", Generation: 2, RootGeneration: 2, Ciphertext: []byte("new")})
 	good.Keys = append(good.Keys,
 		fsm.WrappedKey{Purpose: "vault/ml", Generation: 2, RootGeneration: 2, Ciphertext: []byte("new")},
 		fsm.WrappedKey{Purpose: "mac", Generation: 2, RootGeneration: 2, Ciphertext: []byte("new")})
@@ -293,6 +302,9 @@ func TestRootRotation(t *testing.T) {
 		c.AuditGeneration != 1 || v.Generation != 2 || k.Wraps != 1 || string(k.Ciphertext) != "rewrapped" {
 		t.Errorf("%+v, %+v, %+v", c, v, k)
 	}
+	if _, there := w.s.Key("vault/empty", 1); there {
+		t.Error("a generation that encrypts nothing is kept")
+	}
 	again := body(0)
 	again.RootGeneration = 3
 	for i := range again.Keys {
@@ -303,6 +315,46 @@ func TestRootRotation(t *testing.T) {
 	if c, _ := w.s.Cluster(); c.NodeEpoch != 0 || c.PendingEpoch != 0 {
 		t.Errorf("a node set of the old root is in force: %+v", c)
 	}
+	if deals := w.s.Deals(); len(deals) != 0 {
+		t.Errorf("deals of older roots are left: %+v", deals)
+	}
+}
+
+// One record carries every key generation when the root is rotated: their number is bounded so that it fits, with
+// names as long as they get, every prover, and new generations besides.
+func TestKeysFitOneRotation(t *testing.T) {
+	w := emptyWorld(t)
+	var b fsm.RootRotate
+	b.Epoch, b.RootGeneration, b.RootID, b.OperatorRoot, b.MAC = 1<<63, 1<<31, make([]byte, 8), make([]byte, 2048), make([]byte, 32)
+	for range 255 {
+		b.Provers = append(b.Provers, strings.Repeat("n", 64))
+	}
+	for range fsm.MaxKeys + 900 {
+		b.Keys = append(b.Keys, fsm.WrappedKey{
+			Purpose: "vault/" + strings.Repeat("v", 64), Generation: 1 << 31, RootGeneration: 1 << 31, Ciphertext: make([]byte, 61),
+			Created: 1 << 62, Wraps: fsm.MaxWraps, Retired: true, Changed: 1 << 63,
+		})
+	}
+	if n := len(fsm.EncodeCommand(w.do(fsm.KindRootRotate, b))); n > fsm.MaxRecord {
+		t.Errorf("a rotation takes %d bytes, a record has %d", n, fsm.MaxRecord)
+	}
+	genesis := w.Genesis()
+	body, err := fsm.DecodeBody(genesis.Kind, genesis.Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i := len(body.(*fsm.Genesis).Keys); i < fsm.MaxKeys-1; i++ {
+		body.(*fsm.Genesis).Keys = append(body.(*fsm.Genesis).Keys, fsm.WrappedKey{
+			Purpose: fmt.Sprintf("other%d", i), Generation: 1, RootGeneration: 1, Ciphertext: []byte("k"),
+		})
+	}
+	genesis.Body = fsm.EncodeBody(genesis.Kind, body)
+	w.ok(genesis)
+	w.ok(w.Vault("ml"))
+	w.want(fsm.CodeLimit, w.Vault("toomany"))
+	w.want(fsm.CodeLimit, w.do(fsm.KindKeyAdd, fsm.KeyAdd{Key: fsm.WrappedKey{
+		Purpose: "vault/ml", Generation: 2, RootGeneration: 1, Ciphertext: []byte("k"),
+	}}))
 }
 
 func TestCheckpoints(t *testing.T) {

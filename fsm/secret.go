@@ -180,11 +180,23 @@ func (t *tx) vaultCreate(b *VaultCreate) outcome {
 	if t.lookup(name) != nil || t.lookup(ObjKey(b.Key.Purpose)) != nil {
 		return refuse(CodeExists)
 	}
+	if t.keyCount() >= MaxKeys {
+		return refuse(CodeLimit)
+	}
 	vault := b.Vault
 	vault.Created, vault.Changed = t.time, t.index
 	t.put(name, &vault)
 	t.putKey(b.Key)
 	return done()
+}
+
+// keyCount is how many key generations there are. Only commands as rare as a new vault look.
+func (t *tx) keyCount() (n int) {
+	t.scan(prefixKeyGen, func(string, object) bool {
+		n++
+		return true
+	})
+	return n
 }
 
 func (t *tx) putKey(key WrappedKey) {
@@ -195,6 +207,13 @@ func (t *tx) putKey(key WrappedKey) {
 
 // keyAdd adds the next generation of a purpose. For a vault it becomes the one that values are encrypted under.
 func (t *tx) keyAdd(b *KeyAdd) outcome {
+	if t.keyCount() >= MaxKeys {
+		return refuse(CodeLimit)
+	}
+	return t.nextKey(b)
+}
+
+func (t *tx) nextKey(b *KeyAdd) outcome {
 	if !multi(b.Key.Purpose) || b.Key.Generation == 0 || len(b.Key.Ciphertext) == 0 {
 		return refuse(CodeInvalid)
 	}
