@@ -13,7 +13,6 @@ import (
 	"errors"
 	"fmt"
 	"math/big"
-	"net"
 	"net/url"
 	"slices"
 	"strings"
@@ -28,7 +27,9 @@ import (
 // talks to the cluster, whichever node a connection ends at.
 const ServerName = "cluster.hizo.internal"
 
-// Validity of certificates. A node's is renewed when half of it is over.
+// Validity of certificates. A node's is renewed when half of it is over. It is as long as it is because a
+// cluster may be off for a year and then need operators, whose client verifies dates, before any node can
+// renew: shorter would lock them out of the unsealing itself.
 const (
 	caLasts   = 20 * 365 * 24 * time.Hour
 	nodeLasts = 2 * 365 * 24 * time.Hour
@@ -189,23 +190,17 @@ func nodeTemplate(m fsm.Member, now time.Time) *x509.Certificate {
 		NotBefore: now.Add(-backdate), NotAfter: now.Add(nodeLasts),
 		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
 	}
-	template.DNSNames, template.IPAddresses = nodeNames(m)
+	template.DNSNames = nodeNames(m.ID)
 	return template
 }
 
-func nodeNames(m fsm.Member) (names []string, ips []net.IP) {
-	names = []string{ServerName}
-	if dnsName(m.ID) {
-		names = append(names, m.ID)
+// nodeNames are the cluster's name and the node's, which was approved with its key. Addresses are not among
+// them: a member announces its own, and would choose whom it may pass for.
+func nodeNames(id string) []string {
+	if dnsName(id) && id != ServerName {
+		return []string{ServerName, id}
 	}
-	if host, _, err := net.SplitHostPort(m.ClientAddr); err == nil {
-		if ip := net.ParseIP(host); ip != nil {
-			ips = append(ips, ip)
-		} else if dnsName(host) && !slices.Contains(names, host) {
-			names = append(names, host)
-		}
-	}
-	return names, ips
+	return []string{ServerName}
 }
 
 func dnsName(s string) bool {
@@ -214,16 +209,15 @@ func dnsName(s string) bool {
 	})
 }
 
-// needsCertificate says whether a member's certificate is missing, half over, or for other addresses.
+// needsCertificate says whether a member's certificate is missing, half over, or for other names.
 func (n *Node) needsCertificate(m fsm.Member) bool {
 	cert, err := parseCertificate(m.ClientCert)
 	if err != nil {
 		return true
 	}
 	now := time.UnixMilli(max(n.store.Time(), n.unixMilli()))
-	names, ips := nodeNames(m)
 	return now.After(cert.NotBefore.Add(nodeLasts/2)) || now.Before(cert.NotBefore) ||
-		!slices.Equal(names, cert.DNSNames) || !slices.EqualFunc(ips, cert.IPAddresses, net.IP.Equal)
+		!slices.Equal(nodeNames(m.ID), cert.DNSNames) || len(cert.IPAddresses) > 0
 }
 
 // nodeCertificate caches what the clients' port presents.
@@ -268,9 +262,8 @@ func (n *Node) makeClientCertificate(m fsm.Member) (*tls.Certificate, error) {
 	if err != nil {
 		return nil, err
 	}
-	names, ips := nodeNames(fsm.Member{ID: n.cfg.ID, ClientAddr: n.cfg.AdvertiseClient})
 	template := &x509.Certificate{
-		SerialNumber: number, Subject: pkix.Name{CommonName: n.cfg.ID}, DNSNames: names, IPAddresses: ips,
+		SerialNumber: number, Subject: pkix.Name{CommonName: n.cfg.ID}, DNSNames: nodeNames(n.cfg.ID),
 		NotBefore: time.Date(2000, 1, 1, 0, 0, 0, 0, time.UTC), NotAfter: time.Date(9999, 12, 31, 23, 59, 59, 0, time.UTC),
 		KeyUsage: x509.KeyUsageDigitalSignature, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth}, BasicConstraintsValid: true,
 	}

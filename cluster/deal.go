@@ -3,6 +3,8 @@ package cluster
 import (
 	"context"
 	"crypto/rand"
+	"encoding/binary"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -301,6 +303,9 @@ func (n *Node) giveShare(ctx context.Context, cl fsm.Cluster, epoch uint64, deal
 	nonce := make([]byte, 32)
 	rand.Read(nonce)
 	if id == n.cfg.ID {
+		if err := n.rememberMembers(ctx); err != nil {
+			return err
+		}
 		back, err := n.shares.put(ctx, epoch, deal, share)
 		if err != nil {
 			return err
@@ -317,7 +322,18 @@ func (n *Node) giveShare(ctx context.Context, cl fsm.Cluster, epoch uint64, deal
 	if err != nil {
 		return err
 	}
-	defer clear(plain)
+	defer func() { clear(plain) }()
+	known, err := n.verifiedMembers(cl)
+	if err != nil {
+		return err
+	}
+	list, err := json.Marshal(known)
+	if err != nil {
+		return err
+	}
+	// shares.Share has one length; what follows it says whom a sealed node may give it to.
+	plain = append(binary.BigEndian.AppendUint16(make([]byte, 0, 2+len(plain)+len(list)), uint16(len(plain))), plain...)
+	plain = append(plain, list...)
 	sealed, err := hybrid.Seal(call.PublicKey, dealInfo(cl.ID, epoch, id), plain)
 	if err != nil {
 		return err
@@ -332,7 +348,7 @@ func (n *Node) giveShare(ctx context.Context, cl fsm.Cluster, epoch uint64, deal
 // storeShare is a member's end: the share has to match the commitment in the replicated proposal, so what
 // a member stores is what the log says was dealt to it, whoever sends it.
 func (n *Node) storeShare(ctx context.Context, from fsm.Member, req *peerpb.StoreShareRequest) ([]byte, error) {
-	if from.ID != n.leaderInfo().ID || !from.Approved {
+	if from.ID != n.leaderInfo().ID || !trusted(from) {
 		return nil, fmt.Errorf("%s does not lead: %w", from.ID, ErrNotAllowed)
 	}
 	if len(req.Nonce) != 32 {
@@ -359,8 +375,8 @@ func (n *Node) storeShare(ctx context.Context, from fsm.Member, req *peerpb.Stor
 		return nil, err
 	}
 	defer plain.Wipe()
-	var share shares.Share
-	if err := share.UnmarshalBinary(plain.Reveal()); err != nil {
+	share, known, err := parseDealt(plain.Reveal())
+	if err != nil {
 		return nil, err
 	}
 	defer share.Wipe()
@@ -370,12 +386,32 @@ func (n *Node) storeShare(ctx context.Context, from fsm.Member, req *peerpb.Stor
 	if i := int(share.Index) - 1; i >= len(stored.Members) || stored.Members[i] != n.cfg.ID {
 		return nil, fmt.Errorf("share %d is another member's: %w", share.Index, ErrNotAllowed)
 	}
+	// Whoever proves a share also knows, when it starts sealed, to whom it may give it.
+	if err := n.rememberMembers(ctx); errors.Is(err, ErrSealed) {
+		err = n.known.dealt(ctx, cl, req.Epoch, known)
+		if err != nil {
+			return nil, err
+		}
+	} else if err != nil {
+		return nil, err
+	}
 	back, err := n.shares.put(ctx, req.Epoch, deal, share)
 	if err != nil {
 		return nil, err
 	}
 	defer back.Wipe()
 	return shares.Prove(back, req.Nonce, req.Epoch, n.cfg.ID), nil
+}
+
+func parseDealt(b []byte) (share shares.Share, known []knownMember, err error) {
+	if len(b) < 2 || len(b) < 2+int(binary.BigEndian.Uint16(b)) {
+		return share, nil, shares.ErrFormat
+	}
+	size := 2 + int(binary.BigEndian.Uint16(b))
+	if err := json.Unmarshal(b[size:], &known); err != nil {
+		return share, nil, fmt.Errorf("the members of a deal: %w", err)
+	}
+	return share, known, share.UnmarshalBinary(b[2:size])
 }
 
 // retire lets older share keys go once every prover has applied the commit: a node that had not could

@@ -1,6 +1,7 @@
 package cluster
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -51,12 +52,22 @@ func (n *Node) handRootTo(ctx context.Context, m fsm.Member, cl fsm.Cluster) err
 	if err != nil {
 		return peerError(err)
 	}
-	result, err := n.submit(ctx, n.unsealedCommand(m.ID, byOperators))
+	after := n.store.Position().Index
+	result, err := n.submit(ctx, n.unsealedCommand(m.ID, byHandOver, cl))
 	if err != nil {
 		return err
 	}
-	if err := codeError(result); err != nil {
+	if err := n.confirm(ctx, after, result, unsealAudit(m.ID, byHandOver)); err != nil {
 		return err
+	}
+	// What has committed by now counts: a quarantine, a removal, a seal.
+	if now, ok := n.store.Member(m.ID); !ok || !trusted(now) || !bytes.Equal(now.Key, m.Key) {
+		return fmt.Errorf("%s is not an approved member any more: %w", m.ID, ErrNotAllowed)
+	} else if err := n.checkMember(now); err != nil {
+		return err
+	}
+	if now, _ := n.store.Cluster(); now.Sealed {
+		return ErrSealed
 	}
 	var sealed []byte
 	err = n.keys.withRoot(func(root keyring.Root, generation uint32) error {

@@ -92,6 +92,7 @@ func (n *Node) Init(ctx context.Context, req InitRequest) (InitResult, error) {
 	}
 	n.keys.install(ring, root, cl.RootGeneration)
 	n.refreshDirectory()
+	n.keepMembers()
 	n.log.Info("initialised", "cluster", fmt.Sprintf("%x", cl.ID))
 	return InitResult{ClusterID: cl.ID, Shares: list, CA: cl.CA}, nil
 }

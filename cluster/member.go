@@ -68,6 +68,7 @@ func (n *Node) followState() {
 		if m, s := n.membersIndex(), n.seeded(); m != members || s != seeded {
 			members, seeded = m, s
 			n.refreshDirectory()
+			n.keepMembers()
 		}
 		select {
 		case <-changed:
@@ -101,6 +102,13 @@ func (n *Node) clusterChanged() {
 	}
 	n.rootRotated(cl)
 	n.retireShares(cl)
+}
+
+// keepMembers is rememberMembers where nobody waits for it: the next change, and the next deal, try again.
+func (n *Node) keepMembers() {
+	if err := n.rememberMembers(n.ctx); err != nil && !errors.Is(err, ErrSealed) && !errors.Is(err, ErrNotInitialised) && n.ctx.Err() == nil {
+		n.log.Error("the verified members were not written: while sealed this node may refuse shares to new ones", "error", err)
+	}
 }
 
 // seeded says whether the join answer is newer than this node's state.
@@ -209,8 +217,8 @@ func (n *Node) memberDuty(ctx context.Context, term uint64) {
 			return nil
 		}
 		for _, m := range members {
-			if !n.needsCertificate(m) {
-				continue
+			if !trusted(m) || !n.needsCertificate(m) {
+				continue // a certificate speaks for the whole cluster
 			}
 			if err := n.checkMember(m); err != nil {
 				return err

@@ -11,8 +11,9 @@
 //	seeds        the members as the join answer named them, until the state has arrived
 //	head         the last checkpoint that this node signed
 //	gossip       the gossip keys
+//	members      those whose MACs this node has checked, for when it is sealed (known.go)
 //
-// The last three are small records that only this node's HSM makes and reads (seal.WriteFile), the old one
+// The last four are small records that only this node's HSM makes and reads (seal.WriteFile), the old one
 // or the new one after a crash. No key is ever on the disk in the clear.
 //
 // DESIGN.md says why things are as they are.
@@ -133,6 +134,7 @@ type Node struct {
 	operator operatorShares
 	clock    clockState
 	heads    *signedHead
+	known    *knownMembers
 	gossip   gossiper
 	cert     nodeCertificate
 
@@ -182,6 +184,7 @@ func Open(cfg Config) (_ *Node, err error) {
 		return nil, err
 	}
 	n.heads = &signedHead{path: n.path("head"), seal: cfg.Seal}
+	n.known = &knownMembers{path: n.path("members"), seal: cfg.Seal}
 
 	rc, err := raftConfig(cfg, n.notify)
 	if err != nil {

@@ -109,7 +109,7 @@ type callKey struct {
 
 const (
 	callKeyLasts = time.Minute
-	maxCallKeys  = 64
+	maxCallKeys  = 4 // of one member
 )
 
 var errCallKey = errors.New("no such call key: it was used, has expired or belongs to another member")
@@ -124,12 +124,15 @@ func (c *callKeys) make(owner string) (id, public []byte, err error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	now := time.Now()
+	own := 0
 	for k, v := range c.keys {
 		if now.After(v.until) {
 			delete(c.keys, k)
+		} else if v.owner == owner {
+			own++
 		}
 	}
-	if len(c.keys) >= maxCallKeys {
+	if own >= maxCallKeys {
 		return nil, nil, ErrOverloaded
 	}
 	if c.keys == nil {

@@ -48,8 +48,7 @@ type peerServer struct {
 	peerpb.UnimplementedPeersServer
 	n *Node
 
-	mu     sync.Mutex
-	limits map[string]*rate.Limiter // of calls that write to the log, per member
+	records, work limits
 }
 
 // caller returns the member that calls.
@@ -71,26 +70,61 @@ func (s *peerServer) caller(ctx context.Context) (fsm.Member, error) {
 	return m, nil
 }
 
-// throttle bounds the records that one member can cause.
-func (s *peerServer) throttle(id string) error {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.limits == nil {
-		s.limits = make(map[string]*rate.Limiter)
+// trusted is caller for what only approved members that are not quarantined need. The others announce where
+// they are, answer their leader, and are told that they get no share.
+func (s *peerServer) trusted(ctx context.Context) (fsm.Member, error) {
+	m, err := s.caller(ctx)
+	if err == nil && !trusted(m) {
+		err = fmt.Errorf("%s is not approved: %w", m.ID, ErrNotAllowed)
 	}
-	l := s.limits[id]
-	if l == nil {
-		l = rate.NewLimiter(2, 20)
-		s.limits[id] = l
+	return m, err
+}
+
+// Bounds of what one member can cause: records in the log, and signatures and keys.
+const (
+	recordRate, recordBurst = 2, 20
+	workRate, workBurst     = 20, 100
+)
+
+// limits has one limiter for each member.
+type limits struct {
+	mu   sync.Mutex
+	each map[string]*rate.Limiter
+}
+
+func (l *limits) allow(id string, every rate.Limit, burst int) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.each == nil {
+		l.each = make(map[string]*rate.Limiter)
 	}
-	if !l.Allow() {
+	limiter := l.each[id]
+	if limiter == nil {
+		limiter = rate.NewLimiter(every, burst)
+		l.each[id] = limiter
+	}
+	if !limiter.Allow() {
 		return ErrOverloaded
 	}
 	return nil
 }
 
+// throttle bounds the records that one member can cause.
+func (s *peerServer) throttle(id string) error { return s.records.allow(id, recordRate, recordBurst) }
+
+// worker is trusted for calls that cost a signature or a key.
+func (s *peerServer) worker(ctx context.Context) (fsm.Member, error) {
+	m, err := s.trusted(ctx)
+	if err == nil {
+		err = s.work.allow(m.ID, workRate, workBurst)
+	}
+	return m, err
+}
+
 func (s *peerServer) Status(ctx context.Context, _ *peerpb.StatusRequest) (*peerpb.StatusReply, error) {
-	if p, ok := s.n.cfg.Transport.PeerOf(ctx); !ok || p.ID == "" {
+	// A node that has joined has no state yet when its leader asks; its directory knows who that is.
+	p, _ := s.n.cfg.Transport.PeerOf(ctx)
+	if now, ok := s.n.cfg.Directory.ByKey(p.Key); !ok || !now.Raft {
 		return nil, statusOf(ErrNotAllowed)
 	}
 	epochs, err := s.n.heldShares(ctx)
@@ -103,7 +137,7 @@ func (s *peerServer) Status(ctx context.Context, _ *peerpb.StatusRequest) (*peer
 }
 
 func (s *peerServer) Clock(ctx context.Context, _ *peerpb.ClockRequest) (*peerpb.ClockReply, error) {
-	if _, err := s.caller(ctx); err != nil {
+	if _, err := s.worker(ctx); err != nil {
 		return nil, statusOf(err)
 	}
 	reading, err := s.n.readClock()
@@ -125,7 +159,7 @@ func (s *peerServer) Announce(ctx context.Context, req *peerpb.AnnounceRequest) 
 }
 
 func (s *peerServer) Forward(ctx context.Context, req *peerpb.ForwardRequest) (*peerpb.ForwardReply, error) {
-	m, err := s.caller(ctx)
+	m, err := s.trusted(ctx)
 	if err == nil {
 		err = s.throttle(m.ID)
 	}
@@ -156,7 +190,7 @@ func (s *peerServer) Share(ctx context.Context, req *peerpb.ShareRequest) (*peer
 }
 
 func (s *peerServer) CallKey(ctx context.Context, _ *peerpb.CallKeyRequest) (*peerpb.CallKeyReply, error) {
-	m, err := s.caller(ctx)
+	m, err := s.worker(ctx)
 	if err != nil {
 		return nil, statusOf(err)
 	}
@@ -168,7 +202,7 @@ func (s *peerServer) CallKey(ctx context.Context, _ *peerpb.CallKeyRequest) (*pe
 }
 
 func (s *peerServer) StoreShare(ctx context.Context, req *peerpb.StoreShareRequest) (*peerpb.StoreShareReply, error) {
-	m, err := s.caller(ctx)
+	m, err := s.worker(ctx)
 	if err != nil {
 		return nil, statusOf(err)
 	}
@@ -181,10 +215,7 @@ func (s *peerServer) StoreShare(ctx context.Context, req *peerpb.StoreShareReque
 }
 
 func (s *peerServer) TakeRoot(ctx context.Context, req *peerpb.TakeRootRequest) (*peerpb.TakeRootReply, error) {
-	m, err := s.caller(ctx)
-	if err == nil && (!m.Approved || m.Quarantined) {
-		err = ErrNotAllowed
-	}
+	m, err := s.worker(ctx)
 	if err == nil {
 		err = s.n.takeRoot(ctx, m, req)
 	}
@@ -192,7 +223,7 @@ func (s *peerServer) TakeRoot(ctx context.Context, req *peerpb.TakeRootRequest) 
 }
 
 func (s *peerServer) SignCheckpoint(ctx context.Context, req *peerpb.SignCheckpointRequest) (*peerpb.SignCheckpointReply, error) {
-	if _, err := s.caller(ctx); err != nil {
+	if _, err := s.worker(ctx); err != nil {
 		return nil, statusOf(err)
 	}
 	signature, err := s.n.signCheckpoint(ctx, fsm.Checkpoint{Origin: req.Origin, Size: req.Size, Root: req.Root, Time: req.Time})

@@ -101,11 +101,47 @@ func (n *Node) submitOnce(ctx context.Context, cmd fsm.Command) (fsm.Result, err
 	return fsm.Result{Code: fsm.Code(reply.Code), Index: reply.Index, Time: reply.Time, Changed: reply.Changed}, nil
 }
 
+// errNoRecord says that what a leader called committed is not in this node's log.
+var errNoRecord = errors.New("the record is not in this node's log as the leader said")
+
+// confirm waits until this node has applied a record of its own that a leader says is committed, and finds
+// it among its own audit leaves: nothing is given away on the leader's word alone. after is a position from
+// before the record was submitted.
+func (n *Node) confirm(ctx context.Context, after uint64, result fsm.Result, audit fsm.Audit) error {
+	if err := codeError(result); err != nil {
+		return err
+	}
+	if result.Index <= after {
+		return errNoRecord
+	}
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	defer cancel()
+	if err := n.store.WaitApplied(ctx, result.Index); err != nil {
+		return fmt.Errorf("entry %d: %w", result.Index, err)
+	}
+	for r, err := range n.store.AuditRecordsBackward(0, n.store.AuditSize()) {
+		if err != nil {
+			return err
+		}
+		if r.Index < result.Index {
+			break
+		}
+		if r.Index == result.Index && r.Outcome == fsm.CodeOK && r.Decision == audit.Decision && r.Principal == "node/"+n.cfg.ID &&
+			r.Action == audit.Action && r.Resource == audit.Resource && r.Detail == audit.Detail {
+			return nil
+		}
+	}
+	return errNoRecord
+}
+
 // takeForwarded is the leader's end. Of the member's command it takes kind and body and makes the record
 // anew, so that what the audit log says of it is the leader's word: who called is known from the stream.
 func (n *Node) takeForwarded(ctx context.Context, from fsm.Member, encoded []byte) (fsm.Result, error) {
 	if len(encoded) > 4096 {
 		return fsm.Result{}, ErrTooLarge
+	}
+	if !trusted(from) {
+		return fsm.Result{}, fmt.Errorf("%s is not approved: %w", from.ID, ErrNotAllowed)
 	}
 	cmd, err := fsm.DecodeCommand(encoded)
 	if err != nil {
@@ -121,14 +157,15 @@ func (n *Node) takeForwarded(ctx context.Context, from fsm.Member, encoded []byt
 		if b.Holder != from.ID {
 			return fsm.Result{}, fmt.Errorf("%s forwards a share of %s: %w", from.ID, b.Holder, ErrNotAllowed)
 		}
-		audit = shareReleaseAudit(b.Holder, b.Node, b.Epoch)
+		if len(b.Nonce) != releaseNonce {
+			return fsm.Result{}, ErrNotAllowed
+		}
+		audit = shareReleaseAudit(*b)
 	case *fsm.Unsealed:
 		// A member may speak of another one only right after operators unsealed it (handRootOver).
-		if (b.Node != from.ID && b.Method != byOperators) || (b.Method != byQuorum && b.Method != byOperators) {
+		own := b.Node == from.ID && (b.Method == byQuorum || b.Method == byOperators)
+		if !own && (b.Node == from.ID || b.Method != byHandOver) {
 			return fsm.Result{}, fmt.Errorf("%s forwards an unsealing of %s: %w", from.ID, b.Node, ErrNotAllowed)
-		}
-		if !from.Approved || from.Quarantined {
-			return fsm.Result{}, fmt.Errorf("%s is not approved: %w", from.ID, ErrNotAllowed)
 		}
 		audit = unsealAudit(b.Node, b.Method)
 	default:

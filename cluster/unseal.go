@@ -2,6 +2,7 @@ package cluster
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"slices"
@@ -20,6 +21,7 @@ import (
 const (
 	byQuorum    = "quorum"
 	byOperators = "operators"
+	byHandOver  = "handover" // by the node where operators entered their shares
 )
 
 // operatorSharesLast bounds how long a share waits in memory for the others.
@@ -147,9 +149,10 @@ func (n *Node) unsealWith(ctx context.Context, root keyring.Root, cl fsm.Cluster
 		root.Wipe()
 		return err
 	}
-	result, err := n.submit(ctx, n.unsealedCommand(n.cfg.ID, method))
+	after := n.store.Position().Index
+	result, err := n.submit(ctx, n.unsealedCommand(n.cfg.ID, method, cl))
 	if err == nil {
-		err = codeError(result)
+		err = n.confirm(ctx, after, result, unsealAudit(n.cfg.ID, method))
 	}
 	if err != nil {
 		ring.Close()
@@ -173,11 +176,14 @@ func (n *Node) takeKeys(ctx context.Context, ring *keyring.Keyring, root keyring
 	}
 	n.log.Info("unsealed")
 	n.refreshDirectory()
+	n.keepMembers()
 	return nil
 }
 
-func (n *Node) unsealedCommand(node, method string) fsm.Command {
-	return n.dutyCommand(fsm.KindUnsealed, &fsm.Unsealed{Node: node, Method: method}, unsealAudit(node, method))
+// unsealedCommand carries the state of the cluster that it was decided on, so that it does not undo a seal
+// that came after.
+func (n *Node) unsealedCommand(node, method string, cl fsm.Cluster) fsm.Command {
+	return n.dutyCommand(fsm.KindUnsealed, &fsm.Unsealed{Node: node, Method: method, Changed: cl.Changed}, unsealAudit(node, method))
 }
 
 func unsealAudit(node, method string) fsm.Audit {
@@ -392,13 +398,14 @@ func (n *Node) askShare(ctx context.Context, holder string, epoch uint64, deal s
 	return share, nil
 }
 
-// releaseShare is the other end: this node's share for a member, once the record of it has committed. That
-// record is also the check: Apply refuses members that are unknown, not approved or quarantined, and
-// everything while the cluster is sealed by flag, as of the log and not as of this node's view.
+// releaseNonce is the length of what makes each release's record its own.
+const releaseNonce = 16
+
+// releaseShare is the other end: this node's share for a member, once the record of it has committed and is
+// in this node's own log, which no leader's word replaces. That record is also a check: Apply refuses members
+// that are unknown, not approved or quarantined, and everything while the cluster is sealed by flag, as of
+// the log. What this node itself knows of the member decides before and after it.
 func (n *Node) releaseShare(ctx context.Context, to fsm.Member, epoch uint64, public []byte) ([]byte, error) {
-	if err := n.checkMember(to); err != nil {
-		return nil, err
-	}
 	if err := hybrid.CheckPublic(public); err != nil {
 		return nil, err
 	}
@@ -419,12 +426,23 @@ func (n *Node) releaseShare(ctx context.Context, to fsm.Member, epoch uint64, pu
 		return nil, err
 	}
 	defer share.Wipe()
-	result, err := n.submit(ctx, n.dutyCommand(fsm.KindShareRelease,
-		&fsm.ShareRelease{Epoch: epoch, Holder: n.cfg.ID, Node: to.ID}, shareReleaseAudit(n.cfg.ID, to.ID, epoch)))
+	if trusted(to) { // otherwise Apply refuses, and that is the record
+		if err := n.mayHaveShare(ctx, to, epoch); err != nil {
+			return nil, err
+		}
+	}
+	release := fsm.ShareRelease{Epoch: epoch, Holder: n.cfg.ID, Node: to.ID, Nonce: make([]byte, releaseNonce)}
+	rand.Read(release.Nonce)
+	audit := shareReleaseAudit(release)
+	after := n.store.Position().Index
+	result, err := n.submit(ctx, n.dutyCommand(fsm.KindShareRelease, &release, audit))
 	if err != nil {
 		return nil, err
 	}
-	if err := codeError(result); err != nil {
+	if err := n.confirm(ctx, after, result, audit); err != nil {
+		return nil, err
+	}
+	if err := n.mayHaveShare(ctx, to, epoch); err != nil {
 		return nil, err
 	}
 	plain, err := share.MarshalBinary()
@@ -459,6 +477,9 @@ func (n *Node) currentDeal(ctx context.Context, epoch uint64) (fsm.Deal, error) 
 	}
 }
 
-func shareReleaseAudit(holder, node string, epoch uint64) fsm.Audit {
-	return fsm.Audit{Action: "share.release", Resource: "node/" + node, Decision: fsm.Allowed, Detail: fmt.Sprintf("holder=%s epoch=%d", holder, epoch)}
+func shareReleaseAudit(r fsm.ShareRelease) fsm.Audit {
+	return fsm.Audit{
+		Action: "share.release", Resource: "node/" + r.Node, Decision: fsm.Allowed,
+		Detail: fmt.Sprintf("holder=%s epoch=%d nonce=%x", r.Holder, r.Epoch, r.Nonce),
+	}
 }

@@ -303,7 +303,7 @@ func TestRequestTakesEffectOnce(t *testing.T) {
 	stale.Body = w.Put("ml", "db", 4).Body
 	w.ok(w.do(fsm.KindSealFlag, fsm.SealFlag{Sealed: true}))
 	w.want(fsm.CodeSealed, stale)
-	w.ok(w.do(fsm.KindUnsealed, fsm.Unsealed{Node: "n1", Method: "operators"}))
+	w.ok(w.lift("n1"))
 	denial := w.do(fsm.KindRecord, nil)
 	denial.Audits[0].Decision, denial.Request, denial.Fingerprint = fsm.Denied, stale.Request, stale.Fingerprint
 	if r := w.want(fsm.CodeOK, denial); w.leaf(r.Audit).Outcome != fsm.CodeDenied {

@@ -303,13 +303,16 @@ type ShareRelease struct {
 	Epoch  uint64
 	Holder string
 	Node   string
+	Nonce  []byte // of this release, so that its holder recognises the record of it
 }
 
 // SealFlag seals the cluster (peers refuse shares, nodes drop their keys) or lifts that.
 type SealFlag struct{ Sealed bool }
 
-// Unsealed records that a node unsealed; Method is "quorum" or "operators".
-// With "operators" it lifts the seal flag.
+// Unsealed records that a node unsealed; Method is "quorum", "operators", or "handover" from a node that operators
+// unsealed. With "operators" it lifts the seal flag, if Changed is still the Cluster's: a seal that came after the
+// decision stands.
 type Unsealed struct {
 	Node, Method string
+	Changed      uint64 // Cluster.Changed that the unsealing was decided on
 }

@@ -193,6 +193,9 @@ func (t *tx) memberRemove(b *MemberRemove) outcome {
 func (t *tx) quarantine(b *Quarantine) outcome {
 	return t.changeMember(b.ID, func(m *Member) Code {
 		m.Quarantined, m.MAC = b.On, b.MAC
+		if b.On {
+			m.ClientCert = nil // it speaks for the cluster no more
+		}
 		return CodeOK
 	})
 }
@@ -202,18 +205,26 @@ func (t *tx) sealFlag(b *SealFlag) outcome {
 	return done()
 }
 
-// unsealed records that a node has its keys. Operators lift the seal flag by it.
+// unsealed records that a node has its keys. Operators lift the seal flag by it, unless it was set, or anything else of
+// the cluster changed, after they decided.
 func (t *tx) unsealed(b *Unsealed) outcome {
-	if t.lookup(ObjMember(b.Node)) == nil {
+	m := find[Member](t, ObjMember(b.Node))
+	if m == nil {
 		return refuse(CodeNotFound)
 	}
-	switch b.Method {
-	case "quorum":
-		if t.cluster().Sealed {
+	if !m.Approved || m.Quarantined {
+		return refuse(CodeDenied)
+	}
+	switch c := t.cluster(); b.Method {
+	case "quorum", "handover":
+		if c.Sealed {
 			return refuse(CodeSealed)
 		}
 	case "operators":
-		if t.cluster().Sealed {
+		if c.Sealed && c.Changed != b.Changed {
+			return refuse(CodeSealed)
+		}
+		if c.Sealed {
 			t.putCluster(func(c *Cluster) { c.Sealed = false })
 		}
 	default:

@@ -227,8 +227,33 @@ func TestShareReleases(t *testing.T) {
 	w.want(fsm.CodeOK, release(epoch, "n1", "n2"))
 	w.ok(w.do(fsm.KindSealFlag, fsm.SealFlag{Sealed: true}))
 	w.want(fsm.CodeSealed, release(epoch, "n1", "n2"))
-	w.ok(w.do(fsm.KindUnsealed, fsm.Unsealed{Node: "n1", Method: "operators"}), w.do(fsm.KindMemberRemove, fsm.MemberRemove{ID: "n2"}))
+	w.ok(w.lift("n1"), w.do(fsm.KindMemberRemove, fsm.MemberRemove{ID: "n2"}))
 	w.want(fsm.CodeDenied, release(epoch, "n1", "n2"))
+}
+
+// lift is an unsealing by operators that is decided now.
+func (w *world) lift(node string) fsm.Command {
+	c, _ := w.s.Cluster()
+	return w.do(fsm.KindUnsealed, fsm.Unsealed{Node: node, Method: "operators", Changed: c.Changed})
+}
+
+// A member that is not approved, or is quarantined, never unseals, whoever says so, and loses what it spoke to
+// clients by.
+func TestUnsealingOfWhoMayNot(t *testing.T) {
+	w := threeNodes(t)
+	w.ok(w.joinToken("n7"))
+	w.ok(w.join("n7", nil))
+	for _, method := range []string{"quorum", "operators", "handover"} {
+		w.want(fsm.CodeDenied, w.do(fsm.KindUnsealed, fsm.Unsealed{Node: "n7", Method: method}))
+	}
+	w.ok(w.do(fsm.KindMemberUpdate, fsm.MemberUpdate{Member: fsm.Member{ID: "n2", ClientCert: []byte("cert")}}))
+	w.ok(w.do(fsm.KindQuarantine, fsm.Quarantine{ID: "n2", On: true}))
+	if m, _ := w.s.Member("n2"); len(m.ClientCert) > 0 {
+		t.Error("a quarantined member kept its certificate")
+	}
+	w.want(fsm.CodeDenied, w.do(fsm.KindUnsealed, fsm.Unsealed{Node: "n2", Method: "quorum"}))
+	w.ok(w.do(fsm.KindQuarantine, fsm.Quarantine{ID: "n2"}))
+	w.want(fsm.CodeOK, w.do(fsm.KindUnsealed, fsm.Unsealed{Node: "n2", Method: "quorum"}))
 }
 
 func TestSealFlagStopsWhatNeedsKeys(t *testing.T) {
@@ -251,7 +276,13 @@ func TestSealFlagStopsWhatNeedsKeys(t *testing.T) {
 	w.want(fsm.CodeOK, w.do(fsm.KindQuarantine, fsm.Quarantine{ID: "n3", On: true}))
 	w.want(fsm.CodeInvalid, w.do(fsm.KindUnsealed, fsm.Unsealed{Node: "n1", Method: "magic"}))
 	w.want(fsm.CodeNotFound, w.do(fsm.KindUnsealed, fsm.Unsealed{Node: "n9", Method: "operators"}))
-	w.want(fsm.CodeOK, w.do(fsm.KindUnsealed, fsm.Unsealed{Node: "n1", Method: "operators"}))
+	w.want(fsm.CodeSealed, w.do(fsm.KindUnsealed, fsm.Unsealed{Node: "n1", Method: "handover"}))
+	w.want(fsm.CodeDenied, w.lift("n3")) // quarantined
+	before := w.lift("n1")
+	w.ok(w.do(fsm.KindSealFlag, fsm.SealFlag{Sealed: true}))
+	w.want(fsm.CodeSealed, before) // decided before the seal that is in force
+	w.want(fsm.CodeOK, w.lift("n1"))
+	w.want(fsm.CodeOK, w.do(fsm.KindUnsealed, fsm.Unsealed{Node: "n1", Method: "handover"}))
 	for _, c := range commands() {
 		w.want(fsm.CodeOK, c)
 	}

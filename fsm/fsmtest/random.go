@@ -36,7 +36,7 @@ func (r *Random) Entry() fsm.Entry {
 		r.Time += 6 * 60_000 // refused
 	}
 	if c, ok := r.store.Cluster(); ok && c.Sealed && r.rng.IntN(10) == 0 {
-		return r.entry(r.Command(fsm.KindUnsealed, "node/n1", "unseal", "cluster", fsm.Unsealed{Node: "n1", Method: "operators"}))
+		return r.entry(r.Command(fsm.KindUnsealed, "node/n1", "unseal", "cluster", fsm.Unsealed{Node: "n1", Method: "operators", Changed: c.Changed}))
 	} else if !ok {
 		return r.entry(r.Genesis(), r.Enrol("u0", "first"))
 	}
@@ -238,8 +238,9 @@ func (r *Random) make() fsm.Command {
 		if r.rng.IntN(2) == 0 {
 			return r.Command(fsm.KindSealFlag, who, "seal", "cluster", fsm.SealFlag{Sealed: r.rng.IntN(6) == 0})
 		}
+		c, _ := r.store.Cluster()
 		return r.Command(fsm.KindUnsealed, who, "unseal", "cluster", fsm.Unsealed{
-			Node: r.name("n", 5), Method: []string{"quorum", "operators", "magic"}[r.rng.IntN(3)],
+			Node: r.name("n", 5), Method: []string{"quorum", "operators", "handover", "magic"}[r.rng.IntN(4)], Changed: c.Changed,
 		})
 	case 38:
 		size := r.store.AuditSize()
