@@ -50,6 +50,11 @@ func (c *Cipher) Seal(plaintext, aad []byte) []byte {
 	return c.aead.Seal(out, nil, plaintext, aad)
 }
 
+// AppendSeal is Seal behind what dst holds already.
+func (c *Cipher) AppendSeal(dst, plaintext, aad []byte) []byte {
+	return c.aead.Seal(append(dst, format), nil, plaintext, aad)
+}
+
 // Open decrypts what Seal made with the same aad, or returns ErrAuth. The caller owns the plaintext.
 func (c *Cipher) Open(ciphertext, aad []byte) ([]byte, error) {
 	if len(ciphertext) < Overhead || ciphertext[0] != format {

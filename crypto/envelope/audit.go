@@ -16,10 +16,14 @@ import (
 //
 //	body = scheme(1) generation(4) ciphertext of salt(16) ‖ plaintext
 //
+// Scheme 3 encrypts under a key of each keyring's own (keyring.SealSalted): every request makes a body, too many for
+// the random nonces of one key. Scheme 1, directly under the audit key, is read and not made any more.
+//
 // The salt keeps a leaf of the audit tree from being guessed by whoever knows the key's ciphertexts.
 const (
 	auditKeyring = 1
 	auditHPKE    = 2
+	auditSalted  = 3
 	saltSize     = 16
 	auditHead    = 5
 )
@@ -45,11 +49,11 @@ func salted(body []byte) []byte {
 // already knows of it, such as principal, action and resource); OpenAudit must be given the same.
 func SealAudit(kr *keyring.Keyring, generation uint32, bind, body []byte) ([]byte, error) {
 	plain := salted(body)
-	sealed, err := kr.Seal(keyring.Audit, generation, plain, auditAAD(kr.Cluster(), auditKeyring, generation, bind))
+	sealed, err := kr.SealSalted(keyring.Audit, generation, plain, auditAAD(kr.Cluster(), auditSalted, generation, bind))
 	if err != nil {
 		return nil, fmt.Errorf("seal audit body: %w", err)
 	}
-	return auditBody(auditKeyring, generation, sealed), nil
+	return auditBody(auditSalted, generation, sealed), nil
 }
 
 // SealAuditTo seals an audit body to the audit public key, without a keyring. generation is that of the
@@ -81,6 +85,11 @@ func OpenAudit(kr *keyring.Keyring, bind, sealed []byte) ([]byte, error) {
 	case auditKeyring:
 		var err error
 		if plain, err = kr.Open(keyring.Audit, generation, rest, a); err != nil {
+			return nil, fmt.Errorf("open audit body: %w", err)
+		}
+	case auditSalted:
+		var err error
+		if plain, err = kr.OpenSalted(keyring.Audit, generation, rest, a); err != nil {
 			return nil, fmt.Errorf("open audit body: %w", err)
 		}
 	case auditHPKE:

@@ -10,6 +10,12 @@ import (
 	"github.com/hizo/hizo/crypto/secret"
 )
 
+// SealAuditScheme1 makes what older logs hold.
+func SealAuditScheme1(kr *keyring.Keyring, generation uint32, bind, body []byte) ([]byte, error) {
+	sealed, err := kr.Seal(keyring.Audit, generation, salted(body), auditAAD(kr.Cluster(), auditKeyring, generation, bind))
+	return auditBody(auditKeyring, generation, sealed), err
+}
+
 func TestValueEncoding(t *testing.T) {
 	b := encodeValue(map[string]secret.Bytes{"b": secret.New([]byte("22")), "a": secret.New(nil)})
 	if want := "02" + "0161" + "00" + "0162" + "023232"; hex.EncodeToString(b) != want {

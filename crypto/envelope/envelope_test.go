@@ -263,6 +263,7 @@ type vector struct {
 	Keys             []keyring.WrappedKey
 	Sealed, Moved    envelope.Sealed
 	Audit, AuditHPKE []byte
+	AuditSalted      []byte
 }
 
 func TestGolden(t *testing.T) {
@@ -277,7 +278,10 @@ func TestGolden(t *testing.T) {
 			v.Moved, err = envelope.Rewrap(kr, bind, v.Sealed, 2)
 		}
 		if err == nil {
-			v.Audit, err = envelope.SealAudit(kr, 1, []byte("record"), []byte("body"))
+			v.Audit, err = envelope.SealAuditScheme1(kr, 1, []byte("record"), []byte("body"))
+		}
+		if err == nil {
+			v.AuditSalted, err = envelope.SealAudit(kr, 1, []byte("record"), []byte("body"))
 		}
 		if err == nil {
 			v.AuditHPKE, err = envelope.SealAuditTo(pair.Public(), bind.Cluster, 1, []byte("record"), []byte("body"))
@@ -300,7 +304,7 @@ func TestGolden(t *testing.T) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
-	for name, s := range map[string][]byte{"audit": v.Audit, "audit of a sealed node": v.AuditHPKE} {
+	for name, s := range map[string][]byte{"audit": v.AuditSalted, "audit of scheme 1": v.Audit, "audit of a sealed node": v.AuditHPKE} {
 		if got, err := envelope.OpenAudit(kr, []byte("record"), s); err != nil || string(got) != "body" {
 			t.Errorf("%s: %v", name, err)
 		}
@@ -326,6 +330,7 @@ func FuzzOpenAudit(f *testing.F) {
 	kr, _, _ := ring(f)
 	f.Add([]byte{1, 0, 0, 0, 1, 1})
 	f.Add([]byte{2, 0, 0, 0, 1, 1})
+	f.Add(append([]byte{3, 0, 0, 0, 1}, make([]byte, 60)...))
 	f.Fuzz(func(t *testing.T, sealed []byte) {
 		if _, err := envelope.OpenAudit(kr, nil, sealed); err == nil {
 			t.Fatal("opened what was never sealed")

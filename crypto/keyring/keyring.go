@@ -114,8 +114,9 @@ type keyID struct {
 
 // key is an opened key with what was derived from it.
 type key struct {
-	raw  secret.Bytes
-	aead *aesgcm.Cipher
+	raw    secret.Bytes
+	aead   *aesgcm.Cipher
+	salted salted
 
 	macs sync.Pool // of hash.Hash, keyed; making one costs more than using it
 	fps  sync.Pool
@@ -330,6 +331,9 @@ func newKey(raw secret.Bytes) (*key, error) {
 	// Derived at once, not when first used: raw may be wiped by then.
 	seed, err := derive(raw, nil, "hizo/key/hpke/v1", 32)
 	if err != nil {
+		return nil, err
+	}
+	if k.salted.base, err = derive(raw, nil, "hizo/key/salted/v1", 32); err != nil {
 		return nil, err
 	}
 	k.hpke = sync.OnceValues(func() (*hybrid.Key, error) { return hybrid.DeriveKey(seed) })
