@@ -57,3 +57,23 @@ func quarantine(t *testing.T, c *clustertest.Cluster, id string, on bool) {
 	c.Must(fsm.Command{Kind: fsm.KindQuarantine, Principal: "user/test", Body: fsm.EncodeBody(fsm.KindQuarantine, &body),
 		Audits: []fsm.Audit{{Action: "quarantine", Resource: "node/" + id, Decision: fsm.Allowed}}})
 }
+
+// Nodes that have never been unsealed give their shares to those whom the dealer named: here the first deal may need
+// two of them.
+func TestFiveNodesUnsealEachOther(t *testing.T) {
+	c := clustertest.Start(t, clustertest.Options{Nodes: 5})
+	for _, n := range c.Nodes {
+		c.Kill(n)
+	}
+	for _, n := range c.Nodes[1:4] {
+		c.Restart(n)
+	}
+	c.Await("three of five to unseal each other", func() bool {
+		for _, n := range c.Nodes[1:4] {
+			if n.Status().Sealed {
+				return false
+			}
+		}
+		return true
+	})
+}

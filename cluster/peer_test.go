@@ -25,6 +25,9 @@ func TestForwardedRecords(t *testing.T) {
 	for name, cmd := range map[string]fsm.Command{
 		"a share of another holder": member.DutyCommand(fsm.KindShareRelease, &fsm.ShareRelease{Epoch: cl.NodeEpoch, Holder: other.ID, Node: member.ID}, lie),
 		"another's unsealing":       member.DutyCommand(fsm.KindUnsealed, &fsm.Unsealed{Node: other.ID, Method: "quorum"}, lie),
+		"operators at another node": member.DutyCommand(fsm.KindUnsealed, &fsm.Unsealed{Node: other.ID, Method: "operators", Changed: cl.Changed}, lie),
+		"a hand-over to itself":     member.DutyCommand(fsm.KindUnsealed, &fsm.Unsealed{Node: member.ID, Method: "handover"}, lie),
+		"a release without a nonce": member.DutyCommand(fsm.KindShareRelease, &fsm.ShareRelease{Epoch: cl.NodeEpoch, Holder: member.ID, Node: other.ID}, lie),
 		"a made-up method":          member.DutyCommand(fsm.KindUnsealed, &fsm.Unsealed{Node: member.ID, Method: "magic"}, lie),
 		"the seal flag":             member.DutyCommand(fsm.KindSealFlag, &fsm.SealFlag{Sealed: true}, lie),
 		"a removal":                 member.DutyCommand(fsm.KindMemberRemove, &fsm.MemberRemove{ID: other.ID}, lie),
@@ -44,6 +47,35 @@ func TestForwardedRecords(t *testing.T) {
 	}
 	if err := leader.ForwardTo(t.Context(), member.ID, leader.DutyCommand(fsm.KindUnsealed, &fsm.Unsealed{Node: leader.ID, Method: "quorum"}, lie)); err == nil {
 		t.Error("a follower took a record")
+	}
+}
+
+// An unsealing under way when the cluster is sealed does not undo the seal, nor does a hand-over ever.
+func TestSealStands(t *testing.T) {
+	c := clustertest.Start(t, clustertest.Options{})
+	leader := c.Leader()
+	member, other := c.Nodes[0], c.Nodes[1]
+	if member == leader {
+		member = c.Nodes[2]
+	} else if other == leader {
+		other = c.Nodes[2]
+	}
+	before, _ := leader.Store().Cluster()
+	c.Must(fsm.Command{
+		Kind: fsm.KindSealFlag, Principal: "user/test", Body: fsm.EncodeBody(fsm.KindSealFlag, &fsm.SealFlag{Sealed: true}),
+		Audits: []fsm.Audit{{Action: "cluster.seal", Resource: "cluster", Decision: fsm.Allowed}},
+	})
+	for _, body := range []fsm.Unsealed{
+		{Node: member.ID, Method: "operators", Changed: before.Changed},
+		{Node: other.ID, Method: "handover", Changed: before.Changed},
+		{Node: other.ID, Method: "handover", Changed: leader.Store().Index(fsm.ObjCluster)},
+	} {
+		if err := member.ForwardTo(t.Context(), c.Leader().ID, member.DutyCommand(fsm.KindUnsealed, &body)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if cl, _ := c.Leader().Store().Cluster(); !cl.Sealed {
+		t.Error("the seal was undone")
 	}
 }
 
