@@ -314,3 +314,22 @@ func TestEditedLogGivesNoShare(t *testing.T) {
 	c.Restart(c.Nodes[2])
 	c.Await("the nodes to unseal", func() bool { return !n1.Status().Sealed && !n2.Status().Sealed && !c.Nodes[2].Status().Sealed })
 }
+
+// A leader that is quarantined leads no more, and lets itself be led.
+func TestQuarantinedLeaderIsDeposed(t *testing.T) {
+	c := clustertest.Start(t, clustertest.Options{})
+	x := c.Leader()
+	quarantine(t, c, x.ID, true)
+	c.Await("another leader", func() bool { return !x.IsLeader() && c.Leader() != x })
+	index := c.Must(record("list")).Index
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	defer cancel()
+	if err := x.Store().WaitApplied(ctx, index); err != nil {
+		t.Errorf("a quarantined member does not follow: %v", err)
+	}
+	if c.Leader() == x {
+		t.Error("a quarantined member leads")
+	}
+	quarantine(t, c, x.ID, false)
+	c.AwaitReady()
+}
