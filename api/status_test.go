@@ -116,7 +116,7 @@ func TestEverySentinelIsInTheTable(t *testing.T) {
 		"auth":              {auth.ErrMalformedToken, auth.ErrWeakPassword, auth.ErrBusy},
 		"name":              {name.ErrNotCanonical},
 		"policy":            {policy.ErrTooMany, policy.ErrDuplicate},
-		"../crypto/keyring": {keyring.ErrClosed},
+		"../crypto/keyring": {keyring.ErrClosed, keyring.ErrOtherRoot},
 		"../crypto/hybrid":  {hybrid.ErrPublicKey},
 		"../crypto/shares": {
 			shares.ErrText, shares.ErrFormat, shares.ErrOtherCluster, shares.ErrOtherSet, shares.ErrOtherDeal,
