@@ -108,6 +108,9 @@ func TestHandOver(t *testing.T) {
 	if err := first.PushRoot(t.Context(), second.ID); err == nil || !strings.Contains(err.Error(), "not this cluster's root key") {
 		t.Errorf("a root key of another's making: %v", err)
 	}
+	if _, err := second.SubmitShare(t.Context(), text(t, c.Shares[0])); !errors.Is(err, cluster.ErrNotAllowed) {
+		t.Errorf("a node that is not approved took a share: %v", err)
+	}
 	unseal := func() {
 		t.Helper()
 		c.Restart(first)

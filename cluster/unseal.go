@@ -78,6 +78,9 @@ func (n *Node) SubmitShare(ctx context.Context, text string) (UnsealProgress, er
 	if !ok {
 		return UnsealProgress{}, ErrNotInitialised
 	}
+	if m, _ := n.store.Member(n.cfg.ID); !trusted(m) {
+		return UnsealProgress{}, fmt.Errorf("this node is not approved, or is quarantined: enter shares at another node: %w", ErrNotAllowed)
+	}
 	var deal shares.Deal
 	if err := deal.UnmarshalBinary(cl.OperatorDeal); err != nil {
 		return UnsealProgress{}, fmt.Errorf("the operators' deal in the state: %w", err)
