@@ -173,9 +173,9 @@ func (n *node) listen(cluster ...*node) {
 	n.mux, err = transport.Listen(transport.Config{Addr: "127.0.0.1:0", ID: n.id, Signer: n.key, Directory: n.peers})
 	check(n.t, err)
 	for _, other := range append(cluster, n) {
-		other.peers.put(transport.Peer{ID: n.id, Addr: n.mux.Addr().String(), Key: n.mux.Key()})
+		other.peers.put(transport.Peer{ID: n.id, Addr: n.mux.Addr().String(), Key: n.mux.Key(), Raft: true})
 		if other.mux != nil {
-			n.peers.put(transport.Peer{ID: other.id, Addr: other.mux.Addr().String(), Key: other.mux.Key()})
+			n.peers.put(transport.Peer{ID: other.id, Addr: other.mux.Addr().String(), Key: other.mux.Key(), Raft: true})
 		}
 	}
 }
@@ -302,8 +302,8 @@ func cut(a, b *node) {
 }
 
 func heal(a, b *node) {
-	a.peers.put(transport.Peer{ID: b.id, Addr: b.mux.Addr().String(), Key: b.mux.Key()})
-	b.peers.put(transport.Peer{ID: a.id, Addr: a.mux.Addr().String(), Key: a.mux.Key()})
+	a.peers.put(transport.Peer{ID: b.id, Addr: b.mux.Addr().String(), Key: b.mux.Key(), Raft: true})
+	b.peers.put(transport.Peer{ID: a.id, Addr: a.mux.Addr().String(), Key: a.mux.Key(), Raft: true})
 }
 
 func TestOneNodeRestarts(t *testing.T) {
