@@ -94,6 +94,7 @@ func (th *thief) lead(ctx context.Context, term uint64, index func() uint64, vic
 			for ctx.Err() == nil {
 				var reply raft.AppendEntriesResponse
 				_ = trans.AppendEntries(raft.ServerID(v.ID), raft.ServerAddress(v.ID), &raft.AppendEntriesRequest{
+					//lint:ignore SA1019 a thief fills in what old versions read, too
 					RPCHeader: raft.RPCHeader{ProtocolVersion: 3, ID: []byte(th.id), Addr: []byte(th.id)}, Term: term, Leader: []byte(th.id),
 				}, &reply)
 				select {
