@@ -36,7 +36,7 @@ func (c *serverCmd) Run() error {
 		return err
 	}
 	// The live heap of a node is small (caches of some tens of MiB) and each request leaves garbage behind: collecting
-	// at five times the live heap instead of twice saves a tenth of the processor time. GOGC still overrides it.
+	// at five times the live heap instead of twice saves processor time for some memory. GOGC still overrides it.
 	if os.Getenv("GOGC") == "" {
 		debug.SetGCPercent(400)
 	}
