@@ -57,6 +57,10 @@ func (n *Node) followLeadership() {
 	}
 }
 
+// Duty is work that the leader does in each of its terms. It is called once the term's state is whole and its clock
+// confirmed, possibly while the node is sealed, and returns when ctx ends. Its commands carry the term.
+type Duty func(ctx context.Context, n *Node, term uint64)
+
 // lead is one term. NotifyCh fires before the term's first entry commits: only after a Barrier does the
 // state hold everything that earlier terms committed. Records that arrive meanwhile wait. Every duty
 // command carries the term, and Apply refuses another term's: the context alone would not fence a leader
@@ -89,6 +93,9 @@ func (n *Node) lead(ctx context.Context) {
 	wg.Go(func() { n.dealDuty(ctx, term) })
 	wg.Go(func() { n.checkpointDuty(ctx, term) })
 	wg.Go(func() { n.sealedDuty(ctx) })
+	for _, duty := range n.cfg.Duties {
+		wg.Go(func() { duty(ctx, n, term) })
+	}
 }
 
 // sealedDuty hands leadership on while this leader is sealed and an unsealed voter can be reached. A

@@ -78,6 +78,9 @@ type Config struct {
 	// SnapshotBytes is how much log may follow a snapshot before the next one is taken; default 64 MiB.
 	SnapshotBytes int64
 
+	// Duties are a leader's work beyond the cluster's own, such as rotating secrets.
+	Duties []Duty
+
 	// Exit ends the process when going on could lose or diverge data; default os.Exit after logging.
 	Exit func(code int, why error)
 }
