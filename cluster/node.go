@@ -255,6 +255,9 @@ func (n *Node) Close(ctx context.Context) error {
 	return errors.Join(err, n.store.Close(), n.logs.Close())
 }
 
+// ID names this node; its own records carry the principal "node/ID".
+func (n *Node) ID() string { return n.cfg.ID }
+
 // Store is the replicated state as this node has applied it.
 func (n *Node) Store() *fsm.Store { return n.store }
 

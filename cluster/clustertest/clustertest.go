@@ -53,6 +53,8 @@ type Options struct {
 	Enrolment       []byte // hash of the first people's code
 	EnrolmentRoles  []string
 	ClientAddr      func(id string) string // what nodes advertise to clients; default a name that nobody answers
+	// Duties of a node, beyond the cluster's own; asked again at each restart. nil: none.
+	Duties func(id string) []cluster.Duty
 }
 
 // Clock is a clock that tests move.
@@ -388,11 +390,15 @@ func (c *Cluster) Restart(n *Node) {
 	if c.opts.ClientAddr != nil {
 		client = c.opts.ClientAddr(n.ID)
 	}
+	var duties []cluster.Duty
+	if c.opts.Duties != nil {
+		duties = c.opts.Duties(n.ID)
+	}
 	n.Node, err = cluster.Open(cluster.Config{
 		ID: n.ID, DataDir: filepath.Join(n.Dir, "data"), AdvertisePeer: n.addr, AdvertiseClient: client,
 		Seal: n.Seal, Directory: directory, Transport: n.Mux, Gossip: c.opts.Gossip,
 		Profile: c.opts.Profile, Development: c.opts.Development, Clock: clock.Now, Logger: log,
-		CheckpointEvery: c.opts.CheckpointEvery,
+		CheckpointEvery: c.opts.CheckpointEvery, Duties: duties,
 		Exit:            func(_ int, why error) { panic(fmt.Sprintf("%s: %v", n.ID, why)) },
 	})
 	if err != nil {
