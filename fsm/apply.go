@@ -41,6 +41,7 @@ func (s *Store) Apply(log *raft.Log) any {
 		results[i] = t.apply(&records[i], i == 0)
 	}
 	t.sweep(len(records))
+	t.writeEvents()
 	t.commit()
 	return results
 }

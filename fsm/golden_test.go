@@ -80,7 +80,7 @@ func goldens() (names []string, forms map[string][]byte, back map[string]func([]
 		ObjCluster, ObjUser("x"), ObjWorkload("x"), ObjRoles("user/x"), objHolder("r", "user/x"), objGeneration("user/x"),
 		ObjToken(nil), ObjSecretID(nil), ObjEnrolment(nil), ObjJoinToken(nil), ObjCertificate(nil), ObjPolicies, ObjPolicy("x"),
 		ObjVault("x"), ObjSecret("v", "p"), "version/x", "data/x", ObjKey("mac"), "keygen/x", ObjMember("x"), "deal/x",
-		"checkpoint/x", "request/x",
+		"checkpoint/x", "request/x", "event/x", keyEvents,
 	} {
 		o := newObject(name)
 		n := 7

@@ -12,6 +12,7 @@ const (
 	MaxRecords  = 4096      // records in one entry
 	MaxVersions = 100       // versions kept of one secret; one more forgets the oldest
 	MaxKeys     = 5000      // key generations; see below
+	MaxEvents   = 100_000   // events kept for watchers; one more drops the oldest
 	MaxWraps    = 1 << 31   // data keys under one key generation (random 96-bit nonces, NIST SP 800-38D section 8.3)
 )
 

@@ -70,6 +70,9 @@ const (
 	prefixExpiry     = "expiry/"     // be64(time in ms), object name
 	prefixLeaf       = "leaf/"       // be64(seq)
 	prefixHash       = "hash/"       // be64(seq): the hashes that leaf completed
+	prefixEvent      = "event/"      // be64(index) be32(ordinal)
+	keyEvents        = "events"      // how many there are, and from where on
+	keyEpoch         = "epoch"       // be64: of the history, changed by the restore of a backup
 	keyTime          = "time"        // be64(cluster time in ms)
 	keySize          = "size"        // be64(leaves of the audit tree)
 )

@@ -157,6 +157,10 @@ func newObject(name string) object {
 		return new(Checkpoint)
 	case "request":
 		return new(request)
+	case "event":
+		return new(Event)
+	case keyEvents:
+		return new(eventMark)
 	}
 	return nil
 }

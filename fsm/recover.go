@@ -68,13 +68,17 @@ func (s *Store) prepare(r io.Reader, dir string, m *manifest, index, term uint64
 	// The files may hold entries behind the snapshot's index, which Raft will bring again and Apply skips. Under
 	// another index than the one it was made at they are a backup's, and this log will not bring them.
 	position := Position{Index: index, Term: term, Epoch: epoch(lead(m, index, term))}
-	if m.Index == index && m.Term == term && held.Index > index {
+	batch := db.NewBatch()
+	keys := map[string][]byte{}
+	if m.Index != index || m.Term != term {
+		// A backup ends the history that watchers know. Every node gets the same number: it follows from the stream, and
+		// those that take a later snapshot find it inside.
+		keys[keyEpoch] = be64(position.Epoch)
+	} else if held.Index > index {
 		position.Index, position.Term = held.Index, held.Term
 	}
-	batch := db.NewBatch()
-	for key, value := range map[string][]byte{
-		localPosition: position.encode(), localRestored: be64(position.Index),
-	} {
+	keys[localPosition], keys[localRestored] = position.encode(), be64(position.Index)
+	for key, value := range keys {
 		if err := batch.Set([]byte(key), value, nil); err != nil {
 			return err
 		}

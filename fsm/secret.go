@@ -110,6 +110,7 @@ func (t *tx) secretPut(cmd *Command, b *SecretPut) outcome {
 		Number: b.Version, Created: t.time, By: strings.Clone(cmd.Principal), Size: uint32(len(b.Data.Ciphertext)),
 	})
 	t.put(objData(b.Vault, b.Path, b.Version), &b.Data)
+	t.emit(Event{Kind: EventPut, Vault: b.Vault, Path: b.Path, Version: b.Version})
 	return wrote(b.Version)
 }
 
@@ -127,6 +128,9 @@ func (t *tx) secretVersions(kind Kind, b *SecretVersions) outcome {
 	if len(numbers) > MaxRefs {
 		return refuse(CodeLimit)
 	}
+	event := map[Kind]EventKind{
+		KindSecretDelete: EventDeleted, KindSecretRestore: EventUndeleted, KindSecretDestroy: EventDestroyed,
+	}[kind]
 	seen := make(map[uint32]bool, len(numbers))
 	changed := make([]*storedVersion, 0, len(numbers))
 	for _, number := range numbers {
@@ -158,6 +162,7 @@ func (t *tx) secretVersions(kind Kind, b *SecretVersions) outcome {
 		if v.Destroyed {
 			t.del(objData(b.Vault, b.Path, v.Number))
 		}
+		t.emit(Event{Kind: event, Vault: b.Vault, Path: b.Path, Version: v.Number})
 	}
 	head := *have
 	head.Changed = t.index

@@ -62,6 +62,7 @@ type Store struct {
 	position Position
 	time     int64 // cluster time, Unix milliseconds
 	size     uint64
+	epoch    uint64 // of the history: the same on all nodes, unlike position.Epoch
 	closed   bool
 
 	listeners sync.Mutex
@@ -152,11 +153,16 @@ func (s *Store) adopt(db *database) error {
 	if err != nil {
 		return err
 	}
+	epoch, err := loadUint64(db.DB, keyEpoch)
+	if err != nil {
+		return err
+	}
 	edge, err := loadEdge(db.DB, size)
 	if err != nil {
 		return err
 	}
 	s.db, s.position, s.time, s.size, s.edge = db, position, int64(now), size, edge
+	s.epoch = epoch
 	s.sweeps = sweeps{}
 	s.cache = newCache(s.cache.limit)
 	return nil

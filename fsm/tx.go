@@ -24,6 +24,8 @@ type tx struct {
 	order   []string          // names of overlay, oldest first: map order must not reach the disk
 	staged  []staged
 
+	events, stagedEvents []Event // of the entry, and of the record being decided
+
 	batch  *pebble.Batch
 	size   uint64
 	edge   edge
@@ -69,6 +71,7 @@ func (t *tx) accept() {
 		}
 		t.overlay[w.name] = w.object
 	}
+	t.events = append(t.events, t.stagedEvents...)
 	t.reject()
 }
 
@@ -76,6 +79,7 @@ func (t *tx) accept() {
 func (t *tx) reject() {
 	clear(t.staged)
 	t.staged = t.staged[:0]
+	t.stagedEvents = t.stagedEvents[:0]
 }
 
 // scan visits the objects whose names begin with prefix in order of names, this entry's changes included. It is for

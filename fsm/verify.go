@@ -56,6 +56,7 @@ func (s *Store) Verify() error {
 	v.members()
 	v.identities()
 	v.expiries()
+	v.events()
 	v.tree()
 	return errors.Join(v.problems...)
 }
@@ -102,7 +103,7 @@ func (v *verifier) load(key, value []byte) error {
 		v.expiry[rest[8:]] = int64(binary.BigEndian.Uint64([]byte(rest)))
 		return nil
 	}
-	if name == keyTime || name == keySize {
+	if name == keyTime || name == keySize || name == keyEpoch {
 		return nil
 	}
 	o, err := decodeObject(name, value)
@@ -308,6 +309,29 @@ func (v *verifier) expiries() {
 		if _, ok := expected[name]; !ok {
 			v.problem("the expiry index holds %q, which is not there", name)
 		}
+	}
+}
+
+// events looks at their number, their places and the floor.
+func (v *verifier) events() {
+	mark, _ := v.objects[keyEvents].(*eventMark)
+	if mark == nil {
+		mark = &eventMark{}
+	}
+	count := uint64(0)
+	for name, o := range v.objects {
+		e, ok := o.(*Event)
+		if !ok {
+			continue
+		}
+		count++
+		if name != objEvent(e.Index, e.Ordinal) || e.Index > v.s.Position().Index || e.Time > v.now || e.Kind == 0 ||
+			!(Cursor{Index: mark.FloorIndex, Ordinal: mark.FloorOrdinal}).before(e.At(0)) {
+			v.problem("event %+v is out of place", *e)
+		}
+	}
+	if count != mark.Count || count > MaxEvents {
+		v.problem("%d events are there, %d are counted", count, mark.Count)
 	}
 }
 

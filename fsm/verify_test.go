@@ -27,6 +27,8 @@ func TestVerifyFindsDamage(t *testing.T) {
 		"token":          {"token/00", &storedToken{Token: Token{Principal: "user/none"}}, "disabled"},
 		"later than P":   {ObjPolicies, &policyMark{Changed: 99}, "after the last entry"},
 		"request":        {prefixRequest + strings.Repeat("x", 16) + "user/x", &request{}, "remembered"},
+		"event":          {objEvent(1, 0), nil, "are counted"},
+		"event's place":  {objEvent(1, 0), &Event{Index: 1, Ordinal: 3, Kind: EventPut}, "out of place"},
 		"other in cache": {ObjVault("ml"), &Vault{Name: "ml", Generation: 1, Created: 7}, "in the cache"},
 	} {
 		t.Run(name, func(t *testing.T) {
