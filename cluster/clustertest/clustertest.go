@@ -399,7 +399,7 @@ func (c *Cluster) Restart(n *Node) {
 		Seal: n.Seal, Directory: directory, Transport: n.Mux, Gossip: c.opts.Gossip,
 		Profile: c.opts.Profile, Development: c.opts.Development, Clock: clock.Now, Logger: log,
 		CheckpointEvery: c.opts.CheckpointEvery, Duties: duties,
-		Exit:            func(_ int, why error) { panic(fmt.Sprintf("%s: %v", n.ID, why)) },
+		Exit: func(_ int, why error) { panic(fmt.Sprintf("%s: %v", n.ID, why)) },
 	})
 	if err != nil {
 		c.T.Fatalf("open %s: %v", n.ID, err)
