@@ -228,6 +228,14 @@ func (t *tx) dispatch(cmd *Command, body any, before *request, first bool) outco
 		return t.rootRotate(body)
 	case *Checkpoint:
 		return t.checkpoint(body)
+	case *PipelinePut:
+		return t.pipelinePut(body)
+	case *PipelineDelete:
+		return t.pipelineDelete(body)
+	case *SealRevocation:
+		return t.sealRevoke(body)
+	case *Injection:
+		return t.injection(cmd, body)
 	}
 	// NewBody and this switch name the same types; a test holds them together.
 	panic(fmt.Sprintf("fsm: kind %d is decoded but not applied", cmd.Kind))
@@ -279,7 +287,8 @@ func readable(name string) bool {
 	kind, _, _ := strings.Cut(name, "/")
 	switch kind {
 	case ObjCluster, ObjPolicies, "user", "workload", "roles", "token", "secretid", "enrolment", "jointoken",
-		"certificate", "policy", "vault", "secret", "key", "member":
+		"certificate", "policy", "vault", "secret", "key", "member",
+		"pipeline", "runner", "sealrevocation":
 		return true
 	}
 	return false

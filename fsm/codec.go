@@ -262,6 +262,14 @@ func NewBody(kind Kind) (body any, known bool) {
 		return new(RootRotate), true
 	case KindCheckpoint:
 		return new(Checkpoint), true
+	case KindPipelinePut:
+		return new(PipelinePut), true
+	case KindPipelineDelete:
+		return new(PipelineDelete), true
+	case KindSealRevoke:
+		return new(SealRevocation), true
+	case KindInject:
+		return new(Injection), true
 	}
 	return nil, false
 }

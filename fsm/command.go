@@ -45,6 +45,11 @@ const (
 	KindUnsealed      Kind = 76 // Unsealed (audit of a node that unsealed)
 	KindRootRotate    Kind = 77 // RootRotate
 	KindCheckpoint    Kind = 80 // Checkpoint
+
+	KindPipelinePut    Kind = 100 // PipelinePut
+	KindPipelineDelete Kind = 101 // PipelineDelete
+	KindSealRevoke     Kind = 102 // SealRevocation
+	KindInject         Kind = 103 // Injection: references and sealed values for one run
 )
 
 // EntryFormat is the format version of Entry this build writes.

@@ -13,7 +13,7 @@ import (
 // remembers says whether a command's request id is remembered: for all that changes more than the clock.
 func remembers(cmd *Command) bool {
 	switch cmd.Kind {
-	case KindRecord, KindRead, KindTick, KindClockJump:
+	case KindRecord, KindRead, KindInject, KindTick, KindClockJump:
 		return false
 	}
 	return cmd.Request != [16]byte{}

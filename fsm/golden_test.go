@@ -80,7 +80,8 @@ func goldens() (names []string, forms map[string][]byte, back map[string]func([]
 		ObjCluster, ObjUser("x"), ObjWorkload("x"), ObjRoles("user/x"), objHolder("r", "user/x"), objGeneration("user/x"),
 		ObjToken(nil), ObjSecretID(nil), ObjEnrolment(nil), ObjJoinToken(nil), ObjCertificate(nil), ObjPolicies, ObjPolicy("x"),
 		ObjVault("x"), ObjSecret("v", "p"), "version/x", "data/x", ObjKey("mac"), "keygen/x", ObjMember("x"), "deal/x",
-		"checkpoint/x", "request/x", "event/x", keyEvents,
+		"checkpoint/x", "request/x",
+		ObjPipeline("v", "p"), ObjRunner("workload/x"), ObjSealRevocation("v", "p", nil), "event/x", keyEvents,
 	} {
 		o := newObject(name)
 		n := 7
@@ -101,6 +102,7 @@ func goldens() (names []string, forms map[string][]byte, back map[string]func([]
 		*filled(&Cluster{}), *filled(&Member{}), *filled(&Vault{}), *filled(&User{}), *filled(&Workload{}),
 		*filled(&RoleBinding{}), *filled(&Token{}), *filled(&SecretID{}), *filled(&Enrolment{}), *filled(&Policy{}),
 		*filled(&JoinToken{}), *filled(&Certificate{}),
+		*filled(&Pipeline{}), *filled(&SealRevocation{}),
 	} {
 		add("mac/"+strings.ReplaceAll(r.MACDomain(), "/", "-"), r.MACBody(), nil, nil)
 	}
@@ -165,10 +167,12 @@ func TestMACCoversWhatGrants(t *testing.T) {
 		"Vault": "Generation Created MAC Changed", "User": "Created MAC Changed", "Workload": "Created MAC Changed",
 		"RoleBinding": "Created MAC Changed", "Token": "MAC Changed", "SecretID": "MAC UsedRequest UsedClient UsedToken Used Generation Changed",
 		"Enrolment": "MAC Used Changed", "Policy": "Created MAC Changed", "JoinToken": "Used MAC Changed", "Certificate": "MAC Generation Changed",
+		"Pipeline": "Created MAC Changed", "SealRevocation": "Created MAC Changed",
 	}
 	domains := map[string]bool{}
 	for _, r := range []MACed{
 		Cluster{}, Member{}, Vault{}, User{}, Workload{}, RoleBinding{}, Token{}, SecretID{}, Enrolment{}, Policy{}, JoinToken{}, Certificate{},
+		Pipeline{}, SealRevocation{},
 	} {
 		if domains[r.MACDomain()] {
 			t.Errorf("%T shares its domain", r)

@@ -23,6 +23,9 @@ const (
 	MACDomainPolicy      = "hizo/mac/policy/1"
 	MACDomainJoinToken   = "hizo/mac/jointoken/1"
 	MACDomainCertificate = "hizo/mac/certificate/1"
+
+	MACDomainPipeline       = "hizo/mac/pipeline/1"
+	MACDomainSealRevocation = "hizo/mac/sealrevocation/1"
 )
 
 // MACed is a record that carries a MAC.

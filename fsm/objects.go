@@ -157,6 +157,12 @@ func newObject(name string) object {
 		return new(Checkpoint)
 	case "request":
 		return new(request)
+	case "pipeline":
+		return new(Pipeline)
+	case "runner":
+		return new(runner)
+	case "sealrevocation":
+		return new(SealRevocation)
 	case "event":
 		return new(Event)
 	case keyEvents:

@@ -12,22 +12,30 @@ func (t *tx) readVersions(cmd *Command, b *ReadVersions) outcome {
 	if n == 0 || n > MaxRefs || len(cmd.Audits) != n {
 		return refuse(CodeInvalid)
 	}
+	return t.release(b.Refs, make([]Code, n))
+}
+
+// release resolves references, whose codes come first, and refuses all where one code, theirs or another, is not
+// CodeOK.
+func (t *tx) release(refs []Ref, codes []Code) outcome {
 	out := done()
-	out.versions = make([]uint32, n)
-	values := make([]VersionData, n)
-	codes := make([]Code, n)
-	for i := range b.Refs {
-		values[i], codes[i] = t.resolve(b.Refs[i])
+	out.versions = make([]uint32, len(refs))
+	values := make([]VersionData, len(refs))
+	for i := range refs {
+		values[i], codes[i] = t.resolve(refs[i])
 		out.versions[i] = values[i].Ref.Version
-		if codes[i] != CodeOK && out.Code == CodeOK {
-			out.Code = codes[i]
+	}
+	for _, code := range codes {
+		if code != CodeOK {
+			out.Code = code
+			break
 		}
 	}
 	if out.Code == CodeOK {
 		out.Value = values
 		return out
 	}
-	out.withheld = make([]bool, n)
+	out.withheld = make([]bool, len(codes))
 	for i, code := range codes {
 		out.withheld[i] = code == CodeOK
 	}

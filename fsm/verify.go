@@ -57,6 +57,7 @@ func (s *Store) Verify() error {
 	v.identities()
 	v.expiries()
 	v.events()
+	v.pipelines()
 	v.tree()
 	return errors.Join(v.problems...)
 }
@@ -298,6 +299,10 @@ func (v *verifier) expiries() {
 			expected[name] = o.Expires + millis(OneTimeMemory)
 		case *Certificate:
 			expected[name] = o.Expires
+		case *SealRevocation:
+			if o.Expires != 0 {
+				expected[name] = o.Expires
+			}
 		}
 	}
 	for name, at := range expected {
@@ -332,6 +337,34 @@ func (v *verifier) events() {
 	}
 	if count != mark.Count || count > MaxEvents {
 		v.problem("%d events are there, %d are counted", count, mark.Count)
+	}
+}
+
+// pipelines checks that every identity runs one pipeline, that of which it is an identity.
+func (v *verifier) pipelines() {
+	runners := 0
+	for name, o := range v.objects {
+		switch o := o.(type) {
+		case *Pipeline:
+			if name != ObjPipeline(o.Vault, o.Name) || !o.valid() || v.objects[ObjVault(o.Vault)] == nil {
+				v.problem("pipeline %q: %+v", name, *o)
+			}
+			for _, id := range o.Identities {
+				runners++
+				if r := find[runner](v, ObjRunner(id)); r == nil || r.Vault != o.Vault || r.Name != o.Name {
+					v.problem("%q runs another pipeline than %q", id, name)
+				}
+			}
+		case *runner:
+			runners--
+		case *SealRevocation:
+			if name != ObjSealRevocation(o.Vault, o.Pipeline, o.Digest) || v.objects[ObjPipeline(o.Vault, o.Pipeline)] == nil {
+				v.problem("revocation %q belongs to no pipeline", name)
+			}
+		}
+	}
+	if runners != 0 {
+		v.problem("%d more identities than runners", runners)
 	}
 }
 

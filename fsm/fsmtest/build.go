@@ -67,7 +67,7 @@ func (b *Builder) Command(kind fsm.Kind, principal, action, resource string, bod
 	case fsm.KindTick, fsm.KindMemberUpdate, fsm.KindDealPropose, fsm.KindDealCommit, fsm.KindDealAbort, fsm.KindDealRetire, fsm.KindCheckpoint:
 		c.Audits = nil // duties leave no record
 	}
-	if kind != fsm.KindRecord && kind != fsm.KindRead {
+	if kind != fsm.KindRecord && kind != fsm.KindRead && kind != fsm.KindInject {
 		c.Request = b.RequestID()
 		sum := sha256.Sum256(c.Body)
 		c.Fingerprint = sum[:8]

@@ -138,6 +138,9 @@ func (r *Random) one() fsm.Command {
 func (r *Random) make() fsm.Command {
 	vault, path := r.name("v", 3), r.name("p", 5)
 	who := r.principal()
+	if r.rng.IntN(14) == 0 {
+		return r.pipeline(who)
+	}
 	switch r.rng.IntN(44) {
 	case 0:
 		return r.Vault(vault)
@@ -183,7 +186,13 @@ func (r *Random) make() fsm.Command {
 	case 20, 21:
 		return r.Command(fsm.KindRoleGrant, who, "grant", "", fsm.RoleBinding{Role: r.role(), Principal: r.principal(), By: who})
 	case 22:
-		return r.Command(fsm.KindRoleRevoke, who, "revoke", "", fsm.RoleRevoke{Role: r.role(), Principal: r.principal()})
+		body := fsm.RoleRevoke{Role: r.role(), Principal: r.principal()}
+		for _, b := range r.store.Bindings() {
+			if b.Role == fsm.RoleSecurityEngineer && r.rng.IntN(4) == 0 { // often the last one
+				body = fsm.RoleRevoke{Role: b.Role, Principal: b.Principal}
+			}
+		}
+		return r.Command(fsm.KindRoleRevoke, who, "revoke", "", body)
 	case 23:
 		return r.Command(fsm.KindSecretIDPut, who, "secretid", "", fsm.SecretIDPut{SecretID: fsm.SecretID{
 			Hash: HashOf(r.name("id", 20)), Workload: r.name("w", 3), Expires: r.expires(),
