@@ -236,6 +236,14 @@ func (t *tx) dispatch(cmd *Command, body any, before *request, first bool) outco
 		return t.sealRevoke(body)
 	case *Injection:
 		return t.injection(cmd, body)
+	case *IssuerPut:
+		return t.issuerPut(body)
+	case *IssuerDelete:
+		return t.issuerDelete(body)
+	case *ClaimBindingPut:
+		return t.claimBindingPut(body)
+	case *ClaimBindingDelete:
+		return t.claimBindingDelete(body)
 	}
 	// NewBody and this switch name the same types; a test holds them together.
 	panic(fmt.Sprintf("fsm: kind %d is decoded but not applied", cmd.Kind))
@@ -288,7 +296,8 @@ func readable(name string) bool {
 	switch kind {
 	case ObjCluster, ObjPolicies, "user", "workload", "roles", "token", "secretid", "enrolment", "jointoken",
 		"certificate", "policy", "vault", "secret", "key", "member",
-		"pipeline", "runner", "sealrevocation":
+		"pipeline", "runner", "sealrevocation",
+		ObjIssuers, ObjClaimBindings, "issuer", "claimbinding":
 		return true
 	}
 	return false

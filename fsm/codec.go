@@ -270,6 +270,14 @@ func NewBody(kind Kind) (body any, known bool) {
 		return new(SealRevocation), true
 	case KindInject:
 		return new(Injection), true
+	case KindIssuerPut:
+		return new(IssuerPut), true
+	case KindIssuerDelete:
+		return new(IssuerDelete), true
+	case KindClaimBindingPut:
+		return new(ClaimBindingPut), true
+	case KindClaimBindingDelete:
+		return new(ClaimBindingDelete), true
 	}
 	return nil, false
 }

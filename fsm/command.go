@@ -50,6 +50,10 @@ const (
 	KindPipelineDelete Kind = 101 // PipelineDelete
 	KindSealRevoke     Kind = 102 // SealRevocation
 	KindInject         Kind = 103 // Injection: references and sealed values for one run
+	KindIssuerPut          Kind = 110 // IssuerPut
+	KindIssuerDelete       Kind = 111 // IssuerDelete
+	KindClaimBindingPut    Kind = 112 // ClaimBindingPut
+	KindClaimBindingDelete Kind = 113 // ClaimBindingDelete
 )
 
 // EntryFormat is the format version of Entry this build writes.
@@ -198,6 +202,10 @@ type Login struct {
 	// Certificate is the key of the client certificate that the login rests on, or empty. It must be the principal's
 	// and not revoked, and the token must not be renewable beyond it.
 	Certificate []byte
+	// Assertion is the hash of what a workload identity was proven by, until when it is good. Remembered where the
+	// issuer's assertions log in once.
+	Assertion        []byte
+	AssertionExpires int64
 }
 
 // TokenRevoke revokes one token (Hash) or all of a principal, with Credentials also its client certificates and the

@@ -85,6 +85,13 @@ func (t *tx) login(cmd *Command, b *Login, before *request) outcome {
 			return refuse(CodeInvalid)
 		}
 	}
+	if b.Token.Binding != "" || b.Token.Issuer != "" {
+		first := t.federated(cmd, b)
+		if first.Code != CodeOK {
+			return first
+		}
+		out.Duplicate, out.replaced = out.Duplicate || first.Duplicate, out.replaced || first.replaced
+	}
 	if code := t.putToken(b.Token); code != CodeOK {
 		return refuse(code)
 	}

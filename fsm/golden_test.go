@@ -82,6 +82,7 @@ func goldens() (names []string, forms map[string][]byte, back map[string]func([]
 		ObjVault("x"), ObjSecret("v", "p"), "version/x", "data/x", ObjKey("mac"), "keygen/x", ObjMember("x"), "deal/x",
 		"checkpoint/x", "request/x",
 		ObjPipeline("v", "p"), ObjRunner("workload/x"), ObjSealRevocation("v", "p", nil), "event/x", keyEvents,
+		ObjIssuer("x"), ObjClaimBinding("x"), ObjAssertion(nil),
 	} {
 		o := newObject(name)
 		n := 7
@@ -103,6 +104,7 @@ func goldens() (names []string, forms map[string][]byte, back map[string]func([]
 		*filled(&RoleBinding{}), *filled(&Token{}), *filled(&SecretID{}), *filled(&Enrolment{}), *filled(&Policy{}),
 		*filled(&JoinToken{}), *filled(&Certificate{}),
 		*filled(&Pipeline{}), *filled(&SealRevocation{}),
+		*filled(&Issuer{}), *filled(&ClaimBinding{}),
 	} {
 		add("mac/"+strings.ReplaceAll(r.MACDomain(), "/", "-"), r.MACBody(), nil, nil)
 	}
@@ -168,11 +170,13 @@ func TestMACCoversWhatGrants(t *testing.T) {
 		"RoleBinding": "Created MAC Changed", "Token": "MAC Changed", "SecretID": "MAC UsedRequest UsedClient UsedToken Used Generation Changed",
 		"Enrolment": "MAC Used Changed", "Policy": "Created MAC Changed", "JoinToken": "Used MAC Changed", "Certificate": "MAC Generation Changed",
 		"Pipeline": "Created MAC Changed", "SealRevocation": "Created MAC Changed",
+		"Issuer": "Created MAC Made Changed", "ClaimBinding": "Created MAC Made Changed",
 	}
 	domains := map[string]bool{}
 	for _, r := range []MACed{
 		Cluster{}, Member{}, Vault{}, User{}, Workload{}, RoleBinding{}, Token{}, SecretID{}, Enrolment{}, Policy{}, JoinToken{}, Certificate{},
 		Pipeline{}, SealRevocation{},
+		Issuer{}, ClaimBinding{},
 	} {
 		if domains[r.MACDomain()] {
 			t.Errorf("%T shares its domain", r)

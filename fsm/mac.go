@@ -105,7 +105,8 @@ func (Token) MACDomain() string { return MACDomainToken }
 // MACBody covers everything but the index of the last change.
 func (t Token) MACBody() []byte {
 	return tuple(nil).bytes(t.Hash).text(t.Principal).text(t.Method).
-		number(uint64(t.Issued)).number(uint64(t.Expires)).number(uint64(t.MaxExpires))
+		number(uint64(t.Issued)).number(uint64(t.Expires)).number(uint64(t.MaxExpires)).
+		text(t.Issuer).number(t.IssuerMade).text(t.Binding).number(t.BindingMade).claims(t.Claims)
 }
 
 // MACDomain of a one-time secret id.

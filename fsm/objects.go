@@ -92,7 +92,7 @@ func (o *Vault) cost() int         { return 192 }
 func (o *Secret) cost() int        { return 128 + len(o.Path) }
 func (o *User) cost() int          { return 256 + len(o.Password) }
 func (o *Workload) cost() int      { return 192 }
-func (o *storedToken) cost() int   { return 320 }
+func (o *storedToken) cost() int   { return 320 + 128*len(o.Token.Claims) }
 func (o *SecretID) cost() int      { return 384 }
 func (o *Enrolment) cost() int     { return 256 }
 func (o *Policy) cost() int        { return 256 + len(o.Text) }
@@ -155,6 +155,14 @@ func newObject(name string) object {
 		return new(Deal)
 	case "checkpoint":
 		return new(Checkpoint)
+	case ObjIssuers, ObjClaimBindings:
+		return new(policyMark)
+	case "issuer":
+		return new(Issuer)
+	case "claimbinding":
+		return new(ClaimBinding)
+	case "assertion":
+		return new(assertion)
 	case "request":
 		return new(request)
 	case "pipeline":

@@ -44,12 +44,12 @@ func indexOf(f finder, name string) uint64 {
 	return o.changed()
 }
 
-// alive says whether a token, a client certificate or a secret id was not revoked with all others of its principal. All
-// other objects live as long as they are there.
+// alive says whether a token, a client certificate or a secret id was not revoked with all others of its principal, nor
+// with the binding or issuer that a token rests on. All other objects live as long as they are there.
 func alive(f finder, o object) bool {
 	switch o := o.(type) {
 	case *storedToken:
-		return generationOf(f, o.Token.Principal).Count == o.Generation
+		return generationOf(f, o.Token.Principal).Count == o.Generation && grounded(f, &o.Token)
 	case *Certificate:
 		return generationOf(f, o.Principal).Credentials == o.Generation
 	case *SecretID:

@@ -153,12 +153,19 @@ type RoleBinding struct {
 type Token struct {
 	Hash       []byte
 	Principal  string
-	Method     string // "password", "secret-id", "certificate", "enrolment"
+	Method     string // "password", "secret-id", "certificate", "enrolment", "oidc", "spiffe"
 	Issued     int64
 	Expires    int64
 	MaxExpires int64
 	MAC        []byte
-	Changed    uint64
+
+	// Of a workload identity: what the login rests on. The token is dead once either is gone.
+	Issuer      string
+	IssuerMade  uint64
+	Binding     string
+	BindingMade uint64
+	Claims      []Claim // the verified ones that the binding names, sorted
+	Changed     uint64
 }
 
 // SecretID is a one-time secret id of a workload.

@@ -303,6 +303,8 @@ func (v *verifier) expiries() {
 			if o.Expires != 0 {
 				expected[name] = o.Expires
 			}
+		case *assertion:
+			expected[name] = o.Expires
 		}
 	}
 	for name, at := range expected {

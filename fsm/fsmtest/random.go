@@ -141,6 +141,9 @@ func (r *Random) make() fsm.Command {
 	if r.rng.IntN(14) == 0 {
 		return r.pipeline(who)
 	}
+	if r.rng.IntN(10) == 0 {
+		return r.federation(who)
+	}
 	switch r.rng.IntN(44) {
 	case 0:
 		return r.Vault(vault)
