@@ -24,12 +24,12 @@ help: ## Show this list
 
 .PHONY: demo
 demo: build ## Three nodes, a credential, a training job, a killed leader, the audit trail (under two minutes)
-	@tools/install-deps.sh softhsm2 python3
+	@tools/install-deps.sh softhsm2 python3 postgresql
 	@deploy/demo/demo.sh
 
 .PHONY: test
-test: ## Run every test (installs SoftHSM2 when missing and possible); RACE=1 adds the race detector
-	@tools/install-deps.sh gcc softhsm2 python3
+test: ## Run every test (installs SoftHSM2 and the database servers when missing and possible); RACE=1: race detector
+	@tools/install-deps.sh gcc softhsm2 python3 postgresql mariadb-server redis-server
 	$(GO) test $(if $(RACE),-race) -timeout 10m $(PKG)
 	$(GO) -C tools test ./...
 	$(GO) -C tools/bench test ./...

@@ -5,6 +5,7 @@
 #
 # Nothing is done for a package whose file is already there. Without --require a package that cannot be
 # installed is a warning (exit 0), because the tests that need it skip and say so; with it, an error (exit 1).
+# Servers among them are installed for their programs: they are neither started nor enabled for the next boot.
 set -euo pipefail
 
 require=0
@@ -23,6 +24,9 @@ present() {
     etcd-server) command -v etcd >/dev/null ;;
     python3) command -v python3 >/dev/null ;;
     gcc) command -v "${CC:-gcc}" >/dev/null ;;
+    postgresql) compgen -G '/usr/lib/postgresql/*/bin/initdb' >/dev/null ;;
+    mariadb-server) { command -v mariadbd || compgen -G '/usr/sbin/mariadbd'; } >/dev/null && command -v mariadb-install-db >/dev/null ;;
+    redis-server) command -v redis-server >/dev/null ;;
     *) dpkg-query -W -f '${Status}' "$1" 2>/dev/null | grep -q 'ok installed' ;;
   esac
 }
@@ -52,7 +56,19 @@ install() {
     apt-get -qq -o DPkg::Lock::Timeout=120 install --yes --no-install-recommends "${missing[@]}" </dev/null
 }
 log=$(mktemp)
-trap 'rm -f "$log"' EXIT
+policy=/usr/sbin/policy-rc.d
+made_policy=
+cleanup() {
+  rm -f "$log"
+  [ -z "$made_policy" ] || "${as_root[@]}" rm -f "$policy"
+}
+trap cleanup EXIT
+# Packages ask this file whether they may start their service; 101 means no. An existing one knows better.
+if [ ! -e "$policy" ]; then
+  made_policy=yes
+  printf '#!/bin/sh\nexit 101\n' | "${as_root[@]}" tee "$policy" >/dev/null
+  "${as_root[@]}" chmod 755 "$policy"
+fi
 echo "install-deps: installing ${missing[*]}" >&2
 # A machine's package lists can be absent or stale, so a first failure is answered by refreshing them once.
 if ! install >"$log" 2>&1; then
@@ -69,4 +85,16 @@ done
 if [ ${#left[@]} -gt 0 ]; then
   missing=("${left[@]}")
   give_up "apt-get reported success, but they are not where they are looked for"
+fi
+
+# What was not here before today is nobody's service.
+if command -v systemctl >/dev/null; then
+  for package in "${missing[@]}"; do
+    case $package in
+      postgresql | redis-server) unit=$package ;;
+      mariadb-server) unit=mariadb ;;
+      *) continue ;;
+    esac
+    "${as_root[@]}" systemctl --quiet disable "$unit" >/dev/null 2>&1 || true # there may be no systemd running
+  done
 fi

@@ -1,0 +1,110 @@
+package servertest
+
+import (
+	"context"
+	"crypto/rand"
+	"crypto/sha256"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/hex"
+	"errors"
+	"net"
+	"strconv"
+	"sync"
+	"testing"
+
+	"github.com/redis/go-redis/v9"
+)
+
+// Redis is a Redis server that speaks TLS only, has an aclfile, and logs at its most talkative.
+type Redis struct {
+	server
+	User, Password string // who may do everything
+}
+
+var redisTemplate = sync.OnceValues(func() (*template, error) {
+	daemon, err := program("redis-server", "redis-server")
+	if err != nil {
+		return nil, err
+	}
+	a, err := accountFor("redis")
+	if err != nil {
+		return nil, err
+	}
+	return newTemplate("redis", a, func(t *template) error {
+		t.bin, t.password = daemon, rand.Text()
+		hash := sha256.Sum256([]byte(t.password))
+		acl := "user default off\nuser admin on #" + hex.EncodeToString(hash[:]) + " ~* &* +@all\n"
+		return a.write(in(t.dir, "users.acl"), []byte(acl))
+	})
+})
+
+// StartRedis starts a server for one test.
+func StartRedis(t testing.TB) *Redis {
+	t.Helper()
+	tpl, err := redisTemplate()
+	need(t, err)
+	s := &Redis{User: "admin", Password: tpl.password}
+	s.CA = tpl.ca
+	inner, err := tpl.launch("redis", "TERM", func(dir string, port int) []string {
+		return []string{
+			tpl.bin, "--port", "0", "--tls-port", strconv.Itoa(port), "--bind", Host, "--dir", dir, "--aclfile", in(dir, "users.acl"),
+			"--tls-cert-file", in(dir, "server.crt"), "--tls-key-file", in(dir, "server.key"), "--tls-auth-clients", "no",
+			"--save", "", "--loglevel", "debug", "--daemonize", "no",
+		}
+	}, func(port int) error {
+		return s.do(context.Background(), port, s.User, s.Password, func(ctx context.Context, c *redis.Client) error {
+			return c.Ping(ctx).Err()
+		})
+	})
+	need(t, err)
+	s.server = *inner
+	s.closeAfter(t)
+	return s
+}
+
+// Config is what a target needs to reach the server.
+func (s *Redis) Config() map[string]string {
+	return map[string]string{"host": Host, "port": strconv.Itoa(s.Port), "tls": "verify-full", "ca": s.CA}
+}
+
+// Do runs one command as the administrator.
+func (s *Redis) Do(t testing.TB, args ...any) any {
+	t.Helper()
+	var got any
+	err := s.do(t.Context(), s.Port, s.User, s.Password, func(ctx context.Context, c *redis.Client) (err error) {
+		got, err = c.Do(ctx, args...).Result()
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return got
+}
+
+// Login says whether a user gets in: nil, or the server's refusal.
+func (s *Redis) Login(user, password string) error {
+	return s.do(context.Background(), s.Port, user, password, func(ctx context.Context, c *redis.Client) error {
+		return c.Do(ctx, "ACL", "WHOAMI").Err()
+	})
+}
+
+// do runs f on one connection. It is made here, because the client's pool would print to standard error that a
+// server is down.
+func (s *Redis) do(ctx context.Context, port int, user, password string, f func(context.Context, *redis.Client) error) error {
+	ctx, cancel := context.WithTimeout(ctx, Patience)
+	defer cancel()
+	pool := x509.NewCertPool()
+	pool.AppendCertsFromPEM([]byte(s.CA))
+	dialer := tls.Dialer{Config: &tls.Config{RootCAs: pool, ServerName: Name}}
+	conn, err := dialer.DialContext(ctx, "tcp4", Host+":"+strconv.Itoa(port))
+	if err != nil {
+		return err
+	}
+	c := redis.NewClient(&redis.Options{
+		Dialer:   func(context.Context, string, string) (net.Conn, error) { return conn, nil },
+		Username: user, Password: password, MaxRetries: -1, PoolSize: 1, Protocol: 2, DisableIdentity: true,
+		ContextTimeoutEnabled: true,
+	})
+	return errors.Join(f(ctx, c), c.Close())
+}
