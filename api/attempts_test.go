@@ -358,6 +358,10 @@ type refusing struct {
 	seen int
 }
 
+func (f *refusing) ForwardRecord(ctx context.Context, cmd fsm.Command) (fsm.Result, error) {
+	return f.Propose(ctx, cmd) // it leads
+}
+
 func (f *refusing) Propose(ctx context.Context, cmd fsm.Command) (fsm.Result, error) {
 	f.mu.Lock()
 	code, err := f.code, f.err

@@ -358,3 +358,41 @@ func TestMembership(t *testing.T) {
 		}
 	}
 }
+
+// What a follower refuses by itself is on record in a moment, through the leader, and says which node it was.
+func TestFollowersRefusalsAreRecorded(t *testing.T) {
+	c := apitest.Start(t, apitest.Options{})
+	leader := c.Leader()
+	follower := c.Nodes[0]
+	if follower == leader {
+		follower = c.Nodes[1]
+	}
+	api := hizov1.NewClusterServiceClient(dial(t, c, follower.ID))
+	forged := auth.NewToken(auth.AccessToken)
+	if _, err := api.Status(bearer(t.Context(), forged.Reveal()), &hizov1.StatusRequest{}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := api.Unseal(t.Context(), &hizov1.UnsealRequest{Share: "not a share"}); err == nil {
+		t.Fatal("a share of nothing was taken")
+	}
+	for action, detail := range map[string]string{"authenticate": "no valid token", "cluster.unseal": "share refused"} {
+		c.Await(action+" on record", func() bool {
+			store := leader.Store()
+			for rec, err := range store.AuditRecords(0, store.AuditSize()) {
+				if err == nil && rec.Action == action && rec.Principal == "anonymous" && rec.Count == 1 && rec.Detail == detail+" via="+follower.ID {
+					return true
+				}
+			}
+			return false
+		})
+	}
+	out, err := c.Engineer.Audit().Search(t.Context(), &hizov1.SearchRequest{Principal: "anonymous"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, rec := range out.GetRecords() {
+		if rec.GetClientAddress() == "" {
+			t.Errorf("the auditor does not see where it came from: %v", rec)
+		}
+	}
+}

@@ -2,6 +2,7 @@ package api
 
 import (
 	"context"
+	"errors"
 	"net/netip"
 	"slices"
 	"strings"
@@ -12,6 +13,8 @@ import (
 
 	"github.com/hizo/hizo/api/auth"
 	"github.com/hizo/hizo/api/name"
+	"github.com/hizo/hizo/cluster"
+	"github.com/hizo/hizo/crypto/envelope"
 	"github.com/hizo/hizo/fsm"
 )
 
@@ -83,7 +86,7 @@ func (t tally) claims() []byte {
 // that either, under one key.
 const (
 	maxFloods       = 1024
-	floodsAtOnce    = 64 // audits of one record
+	floodsAtOnce    = 8 // audits of one record: a follower's have to fit what a member may forward
 	floodEvery      = time.Second
 	anonymousText   = "anonymous"
 	actionAuth      = "authenticate"
@@ -246,14 +249,27 @@ func (g *gate) recordFloods(ctx context.Context) {
 	}
 }
 
-// flushFloods keeps the counts where they can't be recorded now.
+// flushFloods keeps the counts where they can't be recorded now. A follower's go through the leader.
 func (g *gate) flushFloods(ctx context.Context) {
-	foot, err := g.footing()
-	if err != nil {
+	store := g.node.Store()
+	c, ok := store.Cluster()
+	if !ok || c.Sealed {
+		return
+	}
+	keys, err := g.node.Keyring()
+	if err != nil && !errors.Is(err, cluster.ErrSealed) || err != nil && g.node.IsLeader() {
+		return // a sealed leader takes no records of clients
+	}
+	foot := footing{store: store, keys: keys, cluster: c}
+	if _, known := g.node.Leader(); !known {
 		return
 	}
 	byPrincipal := make(map[string][]floodCount)
 	for _, c := range g.floods.drain() {
+		if keys == nil && (c.principal != anonymousText || c.decision != fsm.Failed) {
+			g.floods.add(c.floodKey, c.tally) // from before it was sealed: a sealed node speaks for nobody
+			continue
+		}
 		byPrincipal[c.principal] = append(byPrincipal[c.principal], c)
 	}
 	for _, counts := range byPrincipal {
@@ -276,16 +292,22 @@ func (g *gate) recordCounts(ctx context.Context, foot footing, counts []floodCou
 		if c.action == actionLogin {
 			c.resource = knownAccount(foot.store, c.resource)
 		}
-		sealed, err := foot.seal(auditBind(c.principal, c.action, c.resource), c.addr, "", [16]byte{}, c.claims())
+		audit := fsm.Audit{Action: c.action, Resource: c.resource, Decision: c.decision, Detail: c.detail, Count: c.count}
+		bind := auditBind(c.principal, c.action, c.resource)
+		var err error
+		if foot.keys != nil {
+			audit.Generation = foot.cluster.AuditGeneration
+			audit.Sealed, err = foot.seal(bind, c.addr, "", [16]byte{}, c.claims())
+		} else {
+			body := appendSealedPart(nil, c.addr, "", [16]byte{}, c.claims())
+			audit.Sealed, err = envelope.SealAuditTo(foot.cluster.AuditPublicKey, foot.cluster.ID, 1, bind, body)
+		}
 		if err != nil {
 			return err
 		}
-		audits = append(audits, fsm.Audit{
-			Action: c.action, Resource: c.resource, Decision: c.decision, Detail: c.detail, Count: c.count,
-			Generation: foot.cluster.AuditGeneration, Sealed: sealed,
-		})
+		audits = append(audits, audit)
 	}
-	result, err := g.node.Propose(ctx, fsm.Command{
+	result, err := g.node.ForwardRecord(ctx, fsm.Command{
 		Format: fsm.CommandFormat, Kind: fsm.KindRecord, Principal: counts[0].principal, Audits: audits,
 	})
 	if err != nil {

@@ -43,6 +43,7 @@ type Node interface {
 type Log interface {
 	Propose(ctx context.Context, cmd fsm.Command) (fsm.Result, error)
 	ProposeAfter(ctx context.Context, cmd fsm.Command, enqueued func()) (fsm.Result, error)
+	ForwardRecord(ctx context.Context, cmd fsm.Command) (fsm.Result, error) // of this node's clients, from any node
 	Store() *fsm.Store
 }
 

@@ -1,7 +1,9 @@
 package cluster_test
 
 import (
+	"crypto/rand"
 	"errors"
+	"slices"
 	"strings"
 	"testing"
 
@@ -137,4 +139,136 @@ func TestHandOver(t *testing.T) {
 	if !audited(t, second, func(r fsm.AuditRecord) bool { return r.Action == "unseal" && r.Resource == "node/"+second.ID }) {
 		t.Error("the hand-over was not recorded")
 	}
+}
+
+// What a follower's clients did reaches the log through the leader, marked with the node that said so, and only in the
+// forms that a member may speak for others.
+func TestForwardRecord(t *testing.T) {
+	c := clustertest.Start(t, clustertest.Options{})
+	leader := c.Leader()
+	member := c.Nodes[0]
+	if member == leader {
+		member = c.Nodes[1]
+	}
+	record := func(change func(*fsm.Command, *fsm.Audit)) fsm.Command {
+		a := fsm.Audit{Action: "watch", Resource: "vault/ml", Decision: fsm.Allowed, Detail: "prefix db/", Count: 3, Sealed: rnd(t)}
+		cmd := fsm.Command{Kind: fsm.KindRecord, Principal: "user/alice"}
+		if change != nil {
+			change(&cmd, &a)
+		}
+		if cmd.Audits == nil {
+			cmd.Audits = []fsm.Audit{a}
+		}
+		return cmd
+	}
+	result, err := member.ForwardRecord(t.Context(), record(nil))
+	if err != nil || result.Code != fsm.CodeOK || result.Index > member.Store().Position().Index {
+		t.Fatalf("%+v, %v", result, err)
+	}
+	if !audited(t, member, func(r fsm.AuditRecord) bool {
+		return r.Index == result.Index && r.Principal == "user/alice" && r.Action == "watch" && r.Count == 3 && r.Detail == "prefix db/ via="+member.ID
+	}) {
+		t.Error("the record is not in the member's log, or does not say who forwarded it")
+	}
+	if _, err := leader.ForwardRecord(t.Context(), record(func(_ *fsm.Command, a *fsm.Audit) { a.Detail = "here" })); err != nil {
+		t.Fatal(err)
+	}
+	if !audited(t, leader, func(r fsm.AuditRecord) bool { return r.Action == "watch" && r.Detail == "here" }) {
+		t.Error("the leader's own record says that it was forwarded")
+	}
+	changed := record(func(cmd *fsm.Command, _ *fsm.Audit) {
+		cmd.Reads = []fsm.Read{{Object: fsm.ObjUser("alice"), Index: 7}}
+	})
+	if result, err := member.ForwardRecord(t.Context(), changed); err != nil || result.Code != fsm.CodeSuperseded {
+		t.Errorf("a decision that rests on what has changed: %+v, %v", result, err)
+	}
+	before := leader.Store().AuditSize()
+	for name, cmd := range map[string]fsm.Command{
+		"an allowed reveal":      record(func(_ *fsm.Command, a *fsm.Audit) { a.Action = "reveal" }),
+		"a genesis":              record(func(_ *fsm.Command, a *fsm.Audit) { a.Action = fsm.ActionGenesis }),
+		"a join":                 record(func(_ *fsm.Command, a *fsm.Audit) { a.Action = fsm.ActionJoin }),
+		"an approval":            record(func(_ *fsm.Command, a *fsm.Audit) { a.Action = fsm.ActionApprove }),
+		"a removal":              record(func(_ *fsm.Command, a *fsm.Audit) { a.Action = fsm.ActionRemove }),
+		"no decision":            record(func(_ *fsm.Command, a *fsm.Audit) { a.Decision = 0 }),
+		"another node's record":  record(func(cmd *fsm.Command, _ *fsm.Audit) { cmd.Principal = "node/" + leader.ID }),
+		"its own record":         record(func(cmd *fsm.Command, _ *fsm.Audit) { cmd.Principal = "node/" + member.ID }),
+		"a nameless user":        record(func(cmd *fsm.Command, _ *fsm.Audit) { cmd.Principal = "user/" }),
+		"another's mark":         record(func(_ *fsm.Command, a *fsm.Audit) { a.Detail = "via=" + leader.ID }),
+		"a line of its own":      record(func(_ *fsm.Command, a *fsm.Audit) { a.Resource = "x\ny" }),
+		"nothing sealed":         record(func(_ *fsm.Command, a *fsm.Audit) { a.Sealed = nil }),
+		"too much sealed":        record(func(_ *fsm.Command, a *fsm.Audit) { a.Sealed = make([]byte, 16<<10+1) }),
+		"too many policies":      record(func(_ *fsm.Command, a *fsm.Audit) { a.Policies = make([]string, 33) }),
+		"a request to remember":  record(func(cmd *fsm.Command, _ *fsm.Audit) { cmd.Request[0] = 1 }),
+		"a duty of a term":       record(func(cmd *fsm.Command, _ *fsm.Audit) { cmd.Term = 1 }),
+		"a body":                 record(func(cmd *fsm.Command, _ *fsm.Audit) { cmd.Body = []byte{1} }),
+		"no audit":               record(func(cmd *fsm.Command, _ *fsm.Audit) { cmd.Audits = []fsm.Audit{} }),
+		"more audits than allow": record(func(cmd *fsm.Command, a *fsm.Audit) { cmd.Audits = slices.Repeat([]fsm.Audit{*a}, 65) }),
+		"another kind":           record(func(cmd *fsm.Command, _ *fsm.Audit) { cmd.Kind = fsm.KindPolicyDelete }),
+	} {
+		// As a member that does not ask itself first.
+		if err := member.ForwardTo(t.Context(), leader.ID, cmd); err == nil {
+			t.Errorf("%s was taken", name)
+		}
+		if _, err := member.ForwardRecord(t.Context(), cmd); !errors.Is(err, cluster.ErrNotAllowed) {
+			t.Errorf("%s at home: %v", name, err)
+		}
+	}
+	for r, err := range leader.Store().AuditRecords(before, leader.Store().AuditSize()) {
+		if err != nil || strings.HasPrefix(r.Principal, "user/") {
+			t.Errorf("%+v, %v", r, err)
+		}
+	}
+	// What one member may fill the log with is bounded, in bytes.
+	large := record(func(_ *fsm.Command, a *fsm.Audit) { a.Decision, a.Sealed = fsm.Failed, make([]byte, 16<<10) })
+	large.Audits = slices.Repeat(large.Audits, 7)
+	var stopped error
+	for tries := 0; stopped == nil && tries < 10_000; tries++ {
+		stopped = member.ForwardTo(t.Context(), leader.ID, large)
+	}
+	if !errors.Is(stopped, cluster.ErrOverloaded) {
+		t.Errorf("a flood of records: %v", stopped)
+	}
+}
+
+// Members that may not have keys may not speak for clients either.
+func TestForwardRecordNeedsStanding(t *testing.T) {
+	c := clustertest.New(t, clustertest.Options{Nodes: 2}) // no node set: who restarts stays sealed
+	c.Init()
+	leader, member := c.Nodes[0], c.Nodes[1]
+	c.Join(member)
+	failure := fsm.Command{Kind: fsm.KindRecord, Principal: "anonymous", Audits: []fsm.Audit{{
+		Action: "cluster.unseal", Resource: "cluster", Decision: fsm.Failed, Detail: "share refused", Sealed: rnd(t)}}}
+	if _, err := member.ForwardRecord(t.Context(), failure); !errors.Is(err, cluster.ErrNotAllowed) {
+		t.Errorf("a member that is not approved: %v", err)
+	}
+	c.Approve(member.ID)
+	c.Await("the member to vote", func() bool {
+		s := leader.Status()
+		return len(s.Members) == 2 && s.Members[1].Voter
+	})
+	c.Restart(member)
+	c.Await("the unsealed node to lead", func() bool {
+		l, _ := member.Node.Leader()
+		return leader.Leading() && l.ID == leader.ID
+	})
+	denial := fsm.Command{Kind: fsm.KindRecord, Principal: "user/alice", Audits: []fsm.Audit{{
+		Action: "reveal", Resource: "ml/db", Decision: fsm.Denied, Sealed: rnd(t)}}}
+	if _, err := member.ForwardRecord(t.Context(), denial); !errors.Is(err, cluster.ErrSealed) {
+		t.Errorf("a sealed node speaks for alice: %v", err)
+	}
+	if result, err := member.ForwardRecord(t.Context(), failure); err != nil || result.Code != fsm.CodeOK {
+		t.Errorf("a refused share of a sealed node: %+v, %v", result, err)
+	}
+	quarantine(t, c, member.ID, true)
+	failure.Audits[0].Sealed = rnd(t)
+	if err := member.ForwardTo(t.Context(), leader.ID, failure); err == nil {
+		t.Error("a quarantined member speaks for its clients")
+	}
+}
+
+func rnd(t *testing.T) []byte {
+	t.Helper()
+	b := make([]byte, 32)
+	rand.Read(b)
+	return b
 }

@@ -208,6 +208,8 @@ func peerError(err error) error {
 		return &remoteError{text, &NotLeaderError{}}
 	case codes.Aborted:
 		return &UnknownOutcomeError{Err: errors.New(text)}
+	case codes.ResourceExhausted:
+		return &remoteError{text, ErrOverloaded}
 	case codes.Unauthenticated:
 		return &remoteError{text, ErrJoinToken}
 	}

@@ -48,7 +48,7 @@ type peerServer struct {
 	peerpb.UnimplementedPeersServer
 	n *Node
 
-	records, work limits
+	records, work, forwards limits
 }
 
 // caller returns the member that calls.
@@ -93,6 +93,10 @@ type limits struct {
 }
 
 func (l *limits) allow(id string, every rate.Limit, burst int) error {
+	return l.allowN(id, every, burst, 1)
+}
+
+func (l *limits) allowN(id string, every rate.Limit, burst, cost int) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.each == nil {
@@ -103,7 +107,7 @@ func (l *limits) allow(id string, every rate.Limit, burst int) error {
 		limiter = rate.NewLimiter(every, burst)
 		l.each[id] = limiter
 	}
-	if !limiter.Allow() {
+	if !limiter.AllowN(time.Now(), cost) {
 		return ErrOverloaded
 	}
 	return nil
@@ -160,17 +164,30 @@ func (s *peerServer) Announce(ctx context.Context, req *peerpb.AnnounceRequest) 
 
 func (s *peerServer) Forward(ctx context.Context, req *peerpb.ForwardRequest) (*peerpb.ForwardReply, error) {
 	m, err := s.trusted(ctx)
+	var cmd fsm.Command
 	if err == nil {
-		err = s.throttle(m.ID)
+		cmd, err = s.forwarded(m.ID, req.Command)
 	}
 	if err != nil {
 		return nil, statusOf(err)
 	}
-	result, err := s.n.takeForwarded(ctx, m, req.Command)
+	result, err := s.n.takeForwarded(ctx, m, len(req.Command), cmd)
 	if err != nil {
 		return nil, statusOf(err)
 	}
 	return &peerpb.ForwardReply{Code: uint32(result.Code), Index: result.Index, Time: result.Time, Changed: result.Changed}, nil
+}
+
+// forwarded charges a record to the member before anything else is done for it.
+func (s *peerServer) forwarded(id string, encoded []byte) (fsm.Command, error) {
+	if len(encoded) > maxForwarded {
+		return fsm.Command{}, ErrTooLarge
+	}
+	cmd, err := fsm.DecodeCommand(encoded)
+	if err != nil || cmd.Kind != fsm.KindRecord {
+		return cmd, errors.Join(err, s.throttle(id))
+	}
+	return cmd, s.forwards.allowN(id, forwardRate, forwardBurst, max(forwardLeast, len(encoded)))
 }
 
 func (s *peerServer) Share(ctx context.Context, req *peerpb.ShareRequest) (*peerpb.ShareReply, error) {

@@ -134,18 +134,24 @@ func (n *Node) confirm(ctx context.Context, after uint64, result fsm.Result, aud
 	return errNoRecord
 }
 
+// maxForwardedDuty bounds a record of a member's own.
+const maxForwardedDuty = 4096
+
 // takeForwarded is the leader's end. Of the member's command it takes kind and body and makes the record
 // anew, so that what the audit log says of it is the leader's word: who called is known from the stream.
-func (n *Node) takeForwarded(ctx context.Context, from fsm.Member, encoded []byte) (fsm.Result, error) {
-	if len(encoded) > 4096 {
-		return fsm.Result{}, ErrTooLarge
-	}
+// Records of the member's clients are another matter (forward.go).
+func (n *Node) takeForwarded(ctx context.Context, from fsm.Member, size int, cmd fsm.Command) (fsm.Result, error) {
 	if !trusted(from) {
 		return fsm.Result{}, fmt.Errorf("%s is not approved: %w", from.ID, ErrNotAllowed)
 	}
-	cmd, err := fsm.DecodeCommand(encoded)
-	if err != nil {
-		return fsm.Result{}, err
+	if !n.IsLeader() {
+		return fsm.Result{}, &NotLeaderError{Leader: n.leaderInfo()}
+	}
+	if cmd.Kind == fsm.KindRecord {
+		return n.takeForwardedRecord(ctx, from, size, cmd)
+	}
+	if size > maxForwardedDuty {
+		return fsm.Result{}, ErrTooLarge
 	}
 	body, err := fsm.DecodeBody(cmd.Kind, cmd.Body)
 	if err != nil {

@@ -204,6 +204,9 @@ func (c *Cluster) Approve(id string) {
 		c.T.Fatalf("approve: no member %s", id)
 	}
 	body, err := leader.ApproveBody(id, m.Key)
+	for errors.Is(err, cluster.ErrSealed) { // another voter was elected before it got the keys
+		body, err = c.unsealedLeader().ApproveBody(id, m.Key)
+	}
 	if err != nil {
 		c.T.Fatalf("approve %s: %v", id, err)
 	}
@@ -228,6 +231,10 @@ func (c *Cluster) Must(cmd fsm.Command) fsm.Result {
 			if (errors.As(err, &notLeader) || errors.As(err, &unknown)) && ctx.Err() == nil {
 				continue
 			}
+			if errors.Is(err, cluster.ErrSealed) {
+				c.unsealedLeader()
+				continue
+			}
 			c.T.Fatalf("propose kind %d: %v", cmd.Kind, err)
 		}
 		if result.Code != fsm.CodeOK && !(again && result.Code == fsm.CodeExists) {
@@ -249,6 +256,15 @@ func (c *Cluster) Leader() *Node {
 			}
 		}
 		return false
+	})
+	return leader
+}
+
+func (c *Cluster) unsealedLeader() (leader *Node) {
+	c.T.Helper()
+	c.Await("an unsealed leader", func() bool {
+		leader = c.Leader()
+		return !leader.Status().Sealed
 	})
 	return leader
 }
