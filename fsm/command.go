@@ -46,10 +46,10 @@ const (
 	KindRootRotate    Kind = 77 // RootRotate
 	KindCheckpoint    Kind = 80 // Checkpoint
 
-	KindPipelinePut    Kind = 100 // PipelinePut
-	KindPipelineDelete Kind = 101 // PipelineDelete
-	KindSealRevoke     Kind = 102 // SealRevocation
-	KindInject         Kind = 103 // Injection: references and sealed values for one run
+	KindPipelinePut        Kind = 100 // PipelinePut
+	KindPipelineDelete     Kind = 101 // PipelineDelete
+	KindSealRevoke         Kind = 102 // SealRevocation
+	KindInject             Kind = 103 // Injection: references and sealed values for one run
 	KindIssuerPut          Kind = 110 // IssuerPut
 	KindIssuerDelete       Kind = 111 // IssuerDelete
 	KindClaimBindingPut    Kind = 112 // ClaimBindingPut

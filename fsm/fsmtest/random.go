@@ -83,7 +83,10 @@ func (r *Random) entry(commands ...fsm.Command) fsm.Entry {
 
 func (r *Random) name(kind string, n int) string { return fmt.Sprintf("%s%d", kind, r.rng.IntN(n)) }
 
-func (r *Random) token() string { return fmt.Sprintf("token-%d", r.rng.IntN(r.tokens+1)) }
+// token is one of the newest, which mostly live.
+func (r *Random) token() string {
+	return fmt.Sprintf("token-%d", max(0, r.tokens-r.rng.IntN(12)))
+}
 
 func (r *Random) newToken() string {
 	r.tokens++
