@@ -228,6 +228,14 @@ func (t *tx) dispatch(cmd *Command, body any, before *request, first bool) outco
 		return t.rootRotate(body)
 	case *Checkpoint:
 		return t.checkpoint(body)
+	case *ConsumerPut:
+		return t.consumerPut(cmd, body)
+	case *ConsumerAck:
+		return t.consumerAck(cmd, body)
+	case *ConsumerLeave:
+		return t.consumerLeave(cmd, body)
+	case *ConsumerSeen:
+		return t.consumerSeen(body)
 	case *PipelinePut:
 		return t.pipelinePut(body)
 	case *PipelineDelete:

@@ -262,6 +262,14 @@ func NewBody(kind Kind) (body any, known bool) {
 		return new(RootRotate), true
 	case KindCheckpoint:
 		return new(Checkpoint), true
+	case KindConsumerPut:
+		return new(ConsumerPut), true
+	case KindConsumerAck:
+		return new(ConsumerAck), true
+	case KindConsumerLeave:
+		return new(ConsumerLeave), true
+	case KindConsumerSeen:
+		return new(ConsumerSeen), true
 	case KindPipelinePut:
 		return new(PipelinePut), true
 	case KindPipelineDelete:

@@ -54,6 +54,11 @@ const (
 	KindIssuerDelete       Kind = 111 // IssuerDelete
 	KindClaimBindingPut    Kind = 112 // ClaimBindingPut
 	KindClaimBindingDelete Kind = 113 // ClaimBindingDelete
+
+	KindConsumerPut   Kind = 130 // ConsumerPut
+	KindConsumerAck   Kind = 131 // ConsumerAck
+	KindConsumerLeave Kind = 132 // ConsumerLeave
+	KindConsumerSeen  Kind = 133 // ConsumerSeen
 )
 
 // EntryFormat is the format version of Entry this build writes.

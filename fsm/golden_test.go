@@ -83,6 +83,7 @@ func goldens() (names []string, forms map[string][]byte, back map[string]func([]
 		"checkpoint/x", "request/x",
 		ObjPipeline("v", "p"), ObjRunner("workload/x"), ObjSealRevocation("v", "p", nil), "event/x", keyEvents,
 		ObjIssuer("x"), ObjClaimBinding("x"), ObjAssertion(nil),
+		"consumer/x", keyConsumers,
 	} {
 		o := newObject(name)
 		n := 7

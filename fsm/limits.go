@@ -13,7 +13,14 @@ const (
 	MaxVersions = 100       // versions kept of one secret; one more forgets the oldest
 	MaxKeys     = 5000      // key generations; see below
 	MaxEvents   = 100_000   // events kept for watchers; one more drops the oldest
-	MaxWraps    = 1 << 31   // data keys under one key generation (random 96-bit nonces, NIST SP 800-38D section 8.3)
+	MaxSeen     = 4096      // consumers in one record of heartbeats
+
+	MaxConsumers     = 20_000 // registered consumers
+	MaxConsumersEach = 2000   // of one principal
+	MaxConsumerID    = 128    // bytes
+	MaxUses          = 64     // secrets of one consumer
+
+	MaxWraps = 1 << 31 // data keys under one key generation (random 96-bit nonces, NIST SP 800-38D section 8.3)
 )
 
 // MaxKeys keeps RootRotate, which carries every generation rewrapped, within one record. A generation takes at most 174
@@ -24,10 +31,14 @@ const (
 
 // Times, all in cluster time.
 const (
-	RequestMemory = 24 * time.Hour  // how long a mutation's request id is remembered
-	MaxClockStep  = 5 * time.Minute // the furthest one entry may move cluster time without a ClockJump
-	TokenMemory   = time.Hour       // how long an expired token stays, so that its owner learns that it expired
-	OneTimeMemory = 24 * time.Hour  // how long one-time credentials stay past their expiry, for retries
+	RequestMemory  = 24 * time.Hour   // how long a mutation's request id is remembered
+	MaxClockStep   = 5 * time.Minute  // the furthest one entry may move cluster time without a ClockJump
+	TokenMemory    = time.Hour        // how long an expired token stays, so that its owner learns that it expired
+	MinConsumerTTL = 10 * time.Second // how soon a consumer may go stale, and how late
+	MaxConsumerTTL = 24 * time.Hour
+	ConsumerMemory = time.Hour // how long a stale consumer is still shown
+
+	OneTimeMemory = 24 * time.Hour // how long one-time credentials stay past their expiry, for retries
 )
 
 // RoleSecurityEngineer is the role that must never be without an enabled holder.

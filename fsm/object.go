@@ -70,6 +70,9 @@ const (
 	prefixExpiry     = "expiry/"     // be64(time in ms), object name
 	prefixLeaf       = "leaf/"       // be64(seq)
 	prefixHash       = "hash/"       // be64(seq): the hashes that leaf completed
+	prefixConsumer   = "consumer/"   // principal / id
+	prefixUsing      = "using/"      // vault / path NUL principal / id
+	keyConsumers     = "consumers"   // how many there are; below it, of one principal
 	prefixEvent      = "event/"      // be64(index) be32(ordinal)
 	keyEvents        = "events"      // how many there are, and from where on
 	keyEpoch         = "epoch"       // be64: of the history, changed by the restore of a backup
@@ -84,6 +87,8 @@ const (
 	localConfiguration = "\x00configuration"
 	localRestored      = "\x00restored" // be64: index of the state that the last restore brought
 )
+
+func objConsumerCount(principal string) string { return keyConsumers + "/" + principal }
 
 func objGeneration(principal string) string   { return prefixGeneration + principal }
 func objHolder(role, principal string) string { return prefixHolder + role + "/" + principal }

@@ -171,6 +171,12 @@ func newObject(name string) object {
 		return new(runner)
 	case "sealrevocation":
 		return new(SealRevocation)
+	case "consumer":
+		return new(consumer)
+	case "using":
+		return new(marker)
+	case keyConsumers:
+		return new(consumerCount)
 	case "event":
 		return new(Event)
 	case keyEvents:
@@ -198,5 +204,5 @@ func decodeObject(name string, data []byte) (object, error) {
 // remembered says whether objects of this name are worth a place in the cache. Those that are looked up once are not.
 func remembered(name string) bool {
 	return !strings.HasPrefix(name, prefixRequest) && !strings.HasPrefix(name, prefixExpiry) &&
-		!strings.HasPrefix(name, prefixHolder)
+		!strings.HasPrefix(name, prefixHolder) && !strings.HasPrefix(name, prefixUsing)
 }

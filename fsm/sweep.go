@@ -3,6 +3,7 @@ package fsm
 import (
 	"encoding/binary"
 	"math"
+	"strings"
 
 	"github.com/cockroachdb/pebble/v2"
 )
@@ -59,7 +60,14 @@ func (t *tx) sweep(records int) {
 	limit := sweepLimit(records)
 	if t.s.sweeps.expiry <= t.time {
 		t.s.sweeps.expiry = t.sweepKeys(prefixExpiry, t.s.sweeps.expiry, 8, t.time, limit, func(key string) {
-			t.del(key[len(prefixExpiry)+8:])
+			name := key[len(prefixExpiry)+8:]
+			if strings.HasPrefix(name, prefixConsumer) {
+				if c := find[consumer](t, name); c != nil {
+					t.dropConsumer(c)
+				}
+				return
+			}
+			t.del(name)
 		})
 	}
 	if oldest := t.time - millis(RequestMemory); t.s.sweeps.requests < oldest {

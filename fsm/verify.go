@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/cockroachdb/pebble/v2"
@@ -57,6 +58,7 @@ func (s *Store) Verify() error {
 	v.identities()
 	v.expiries()
 	v.events()
+	v.consumers()
 	v.pipelines()
 	v.tree()
 	return errors.Join(v.problems...)
@@ -299,6 +301,8 @@ func (v *verifier) expiries() {
 			expected[name] = o.Expires + millis(OneTimeMemory)
 		case *Certificate:
 			expected[name] = o.Expires
+		case *consumer:
+			expected[name] = o.expires() + millis(ConsumerMemory)
 		case *SealRevocation:
 			if o.Expires != 0 {
 				expected[name] = o.Expires
@@ -367,6 +371,46 @@ func (v *verifier) pipelines() {
 	}
 	if runners != 0 {
 		v.problem("%d more identities than runners", runners)
+	}
+}
+
+// consumers looks at their counts and at the index of who uses what.
+func (v *verifier) consumers() {
+	counts := map[string]uint32{}
+	uses := 0
+	for name, o := range v.objects {
+		switch o := o.(type) {
+		case *consumer:
+			counts[keyConsumers]++
+			counts[objConsumerCount(o.Principal)]++
+			if name != o.name() || len(o.Uses) == 0 || !slices.IsSortedFunc(o.Uses, compareUses) {
+				v.problem("consumer %q is out of place", name)
+			}
+			for i := range o.Uses {
+				uses++
+				if v.objects[objUsing(&o.Uses[i], o)] == nil {
+					v.problem("nothing leads to consumer %q of %s/%s", name, o.Uses[i].Vault, o.Uses[i].Path)
+				}
+			}
+		case *marker:
+			if strings.HasPrefix(name, prefixUsing) {
+				uses--
+			}
+		}
+	}
+	if uses != 0 {
+		v.problem("%d uses without a consumer", -uses)
+	}
+	for name, o := range v.objects {
+		if c, ok := o.(*consumerCount); ok {
+			if c.Count != counts[name] {
+				v.problem("%q: %d are counted, %d are there", name, c.Count, counts[name])
+			}
+			delete(counts, name)
+		}
+	}
+	for name := range counts {
+		v.problem("%q is not counted", name)
 	}
 }
 

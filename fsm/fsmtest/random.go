@@ -147,6 +147,9 @@ func (r *Random) make() fsm.Command {
 	if r.rng.IntN(10) == 0 {
 		return r.federation(who)
 	}
+	if r.rng.IntN(12) == 0 {
+		return r.consumer(who)
+	}
 	switch r.rng.IntN(44) {
 	case 0:
 		return r.Vault(vault)
@@ -219,7 +222,8 @@ func (r *Random) make() fsm.Command {
 		}
 		return r.Command(fsm.KindTokenRevoke, who, "revoke", "", fsm.TokenRevoke{Hash: HashOf(r.token())})
 	case 28:
-		return r.Command(fsm.KindTokenRenew, who, "renew", "", fsm.TokenRenew{Hash: HashOf(r.token()), Expires: r.expires()})
+		token := fmt.Sprintf("token-%d", max(r.tokens-r.rng.IntN(8), 0)) // older ones are mostly gone
+		return r.Command(fsm.KindTokenRenew, who, "renew", "", fsm.TokenRenew{Hash: HashOf(token), Expires: r.expires()})
 	case 29:
 		name := r.name("id", 20)
 		return r.Command(fsm.KindEnrolmentPut, who, "enrolment", "", fsm.EnrolmentPut{Enrolment: fsm.Enrolment{
@@ -277,6 +281,36 @@ func (r *Random) make() fsm.Command {
 	c := r.Command(fsm.KindRecord, who, "list", "vault", nil)
 	c.Audits[0].Decision = fsm.Decision(1 + r.rng.IntN(3))
 	return c
+}
+
+func (r *Random) consumer(who string) fsm.Command {
+	id := r.name("c", 3)
+	uses := make([]fsm.Use, 1+r.rng.IntN(2))
+	for i := range uses {
+		uses[i] = fsm.Use{Vault: r.name("v", 3), Path: r.name("p", 5)}
+		if head, ok := r.store.Secret(uses[i].Vault, uses[i].Path); ok {
+			uses[i].Version = uint32(r.rng.IntN(int(head.Next) + 1))
+		}
+	}
+	switch r.rng.IntN(7) {
+	case 0, 1:
+		return r.Command(fsm.KindConsumerPut, who, "consumer", id, fsm.ConsumerPut{
+			ID: id, TTL: int64(r.rng.IntN(3_600_000)), Uses: uses,
+		})
+	case 2, 3, 4:
+		if have, ok := r.store.Consumer(who, id); ok {
+			uses = uses[:1]
+			uses[0].Vault, uses[0].Path = have[0].Vault, have[0].Path
+			head, _ := r.store.Secret(uses[0].Vault, uses[0].Path)
+			uses[0].Version = head.Current
+		}
+		return r.Command(fsm.KindConsumerAck, who, "consumer", id, fsm.ConsumerAck{ID: id, Uses: uses})
+	case 5:
+		return r.Command(fsm.KindConsumerLeave, who, "consumer", id, fsm.ConsumerLeave{ID: id})
+	}
+	return r.Command(fsm.KindConsumerSeen, "node/n1", "consumer", "", fsm.ConsumerSeen{Consumers: []fsm.ConsumerName{
+		{Principal: who, ID: id}, {Principal: r.principal(), ID: r.name("c", 3)},
+	}})
 }
 
 func (r *Random) versions(vault, path string) []uint32 {
