@@ -97,6 +97,20 @@ staticcheck: tools ## staticcheck, in every module
 race: ## Run every test under the race detector
 	@$(MAKE) test RACE=1
 
+.PHONY: chaos
+chaos: hizod ## Ten minutes of faults on real clusters in network namespaces, and their checks; CHAOSFLAGS='-seed 7 -seeds 1 -keep'
+	@tools/install-deps.sh softhsm2 iproute2 nftables
+	@mkdir -p $(TOOLS)
+	$(GO) build -o $(TOOLS)/chaos ./chaos/run
+	$(TOOLS)/chaos -hizod bin/hizod -dir build/chaos -for 10m $(CHAOSFLAGS)
+
+.PHONY: chaos-smoke
+chaos-smoke: hizod ## The same for three seeds, under two minutes
+	@tools/install-deps.sh softhsm2 iproute2 nftables
+	@mkdir -p $(TOOLS)
+	$(GO) build -o $(TOOLS)/chaos ./chaos/run
+	$(TOOLS)/chaos -hizod bin/hizod -dir build/chaos-smoke -seed 1 -seeds 3 -duration 12s $(CHAOSFLAGS)
+
 .PHONY: fuzz
 fuzz: ## Run each fuzz target for FUZZTIME
 	@GO='$(GO)' tools/fuzz.sh $(FUZZTIME)

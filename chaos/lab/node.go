@@ -1,0 +1,155 @@
+package lab
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"sync"
+	"syscall"
+	"time"
+)
+
+// Node is one `hizod server` process, or where one was.
+type Node struct {
+	Number int    // from 1
+	Name   string // n1 …
+	Dir    string // config.yaml, data, hsm, log
+
+	hizod string
+	env   []string
+
+	mu      sync.Mutex
+	cmd     *exec.Cmd
+	done    chan struct{}
+	stopped bool // by SIGSTOP
+	// Ended counts how often the process ended by itself, which no fault asks for.
+	ended int
+	asked bool // an end was asked for
+}
+
+// ClientAddr is where clients reach the node.
+func (n *Node) ClientAddr() string {
+	return net.JoinHostPort(Addr(n.Number), strconv.Itoa(ClientPort))
+}
+
+// Path below the node's directory.
+func (n *Node) Path(elem ...string) string { return filepath.Join(append([]string{n.Dir}, elem...)...) }
+
+// Start starts the process unless it runs. extra is added to its environment (failpoints).
+func (n *Node) Start(extra ...string) error {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.runs() {
+		return nil
+	}
+	log, err := os.OpenFile(n.Path("log"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+	if err != nil {
+		return err
+	}
+	defer log.Close()
+	// ip replaces itself by the program, so the process is hizod's own.
+	cmd := exec.Command("ip", "netns", "exec", namespace(n.Number), n.hizod, "server", "--config", n.Path("config.yaml"))
+	cmd.Env = append(append([]string{"PATH=" + os.Getenv("PATH")}, n.env...), extra...)
+	cmd.Stdout, cmd.Stderr = log, log
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
+	if err := cmd.Start(); err != nil {
+		return fmt.Errorf("start %s: %w", n.Name, err)
+	}
+	done := make(chan struct{})
+	n.cmd, n.done, n.stopped, n.asked = cmd, done, false, false
+	go func() {
+		_ = cmd.Wait() // how it ended is in ProcessState
+		n.mu.Lock()
+		if n.cmd == cmd && !n.asked {
+			n.ended++
+		}
+		n.mu.Unlock()
+		close(done)
+	}()
+	return nil
+}
+
+func (n *Node) runs() bool {
+	if n.done == nil {
+		return false
+	}
+	select {
+	case <-n.done:
+		return false
+	default:
+		return true
+	}
+}
+
+// Running says whether the process is there, stopped or not.
+func (n *Node) Running() bool {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.runs()
+}
+
+// Ended says how often the process ended without being asked to.
+func (n *Node) Ended() int {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.ended
+}
+
+// End sends SIGKILL or SIGTERM and waits for the end of the process.
+func (n *Node) End(sig syscall.Signal) error {
+	n.mu.Lock()
+	if !n.runs() {
+		n.mu.Unlock()
+		return nil
+	}
+	n.asked = true
+	cmd, done := n.cmd, n.done
+	if n.stopped {
+		_ = cmd.Process.Signal(syscall.SIGCONT)
+		n.stopped = false
+	}
+	err := cmd.Process.Signal(sig)
+	n.mu.Unlock()
+	if err != nil && !errors.Is(err, os.ErrProcessDone) {
+		return err
+	}
+	select {
+	case <-done:
+		return nil
+	case <-time.After(15 * time.Second):
+		_ = cmd.Process.Kill()
+		<-done
+		return fmt.Errorf("%s did not end on %v within 15 s", n.Name, sig)
+	}
+}
+
+// Pause stops the process where it stands (SIGSTOP), or lets it go on.
+func (n *Node) Pause(on bool) error {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if !n.runs() || n.stopped == on {
+		return nil
+	}
+	sig := syscall.SIGCONT
+	if on {
+		sig = syscall.SIGSTOP
+	}
+	if err := n.cmd.Process.Signal(sig); err != nil && !errors.Is(err, os.ErrProcessDone) {
+		return err
+	}
+	n.stopped = on
+	return nil
+}
+
+// LogText is all that the node has printed.
+func (n *Node) LogText() []byte {
+	data, err := os.ReadFile(n.Path("log"))
+	if err != nil {
+		return []byte(err.Error())
+	}
+	return data
+}

@@ -1,0 +1,293 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/hizo/hizo/api/hizov1"
+	"github.com/hizo/hizo/chaos/check"
+	"github.com/hizo/hizo/chaos/fault"
+	"github.com/hizo/hizo/chaos/history"
+	"github.com/hizo/hizo/chaos/lab"
+	"github.com/hizo/hizo/chaos/workload"
+)
+
+// result of one seed.
+type result struct {
+	Seed       uint64
+	Nodes      int
+	Seconds    float64        // with faults
+	Calls      map[string]int // kind/outcome
+	Linear     int            // calls that the linearizability check decided on
+	Revoked    int            // refusals after an acknowledged revocation
+	Records    uint64         // of the audit log
+	Notes      int            // checkpoints seen on the way
+	Captured   int64          // bytes between nodes
+	States     int            // replicas compared at the end
+	Faults     map[string]int
+	Recovered  float64 // seconds until the cluster was whole again
+	Violations []string
+}
+
+func (r *result) line() string {
+	verdict := "no violation"
+	if len(r.Violations) > 0 {
+		verdict = fmt.Sprintf("%d VIOLATIONS", len(r.Violations))
+	}
+	calls := 0
+	for _, n := range r.Calls {
+		calls += n
+	}
+	var faults []string
+	for _, name := range slices.Sorted(maps.Keys(r.Faults)) {
+		faults = append(faults, fmt.Sprintf("%s×%d", name, r.Faults[name]))
+	}
+	return fmt.Sprintf("seed %d: %s; %d calls (%d in order), %d refusals after revocation, %d audit records, %d checkpoints, %d replicas equal, whole after %.1f s; %s",
+		r.Seed, verdict, calls, r.Linear, r.Revoked, r.Records, r.Notes, r.States, r.Recovered, strings.Join(faults, " "))
+}
+
+func (r *result) json() string {
+	b, err := json.Marshal(r)
+	if err != nil {
+		panic(err) // no field can't be encoded
+	}
+	return string(b)
+}
+
+// oneRun is a cluster's life: made, used while faults come and go, left alone until it is whole, and then looked at.
+func oneRun(ctx context.Context, o options, seed uint64) (_ *result, err error) {
+	dir, err := filepath.Abs(filepath.Join(o.dir, fmt.Sprintf("seed-%d", seed)))
+	if err != nil {
+		return nil, err
+	}
+	if err := os.RemoveAll(dir); err != nil {
+		return nil, err
+	}
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, err
+	}
+	defer lab.Sweep(o.nodes)
+	c, err := lab.New(lab.Config{Dir: dir, Hizod: o.hizod, Nodes: o.nodes, HSM: o.hsm})
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, c.Close()) }()
+	up, cancel := context.WithTimeout(ctx, time.Minute)
+	defer cancel()
+	if err := c.Up(up); err != nil {
+		return nil, fmt.Errorf("set-up: %w", err)
+	}
+	capture, err := lab.NewCapture(filepath.Join(dir, "wire"))
+	if err != nil {
+		return nil, err
+	}
+	rec, err := history.NewRecorder(filepath.Join(dir, "history.jsonl"))
+	if err != nil {
+		return nil, err
+	}
+	w := &workload.Workload{Record: rec, Connect: c.Client, Admin: c.Token(), Keys: 6}
+	if err := w.Setup(up); err != nil {
+		return nil, fmt.Errorf("set-up of the workload: %w", err)
+	}
+	r := &result{Seed: seed, Nodes: o.nodes, Seconds: o.duration.Seconds(), Calls: map[string]int{}}
+	plan := fault.NewPlan(seed, chosen(o.faults))
+	journal, err := os.Create(filepath.Join(dir, "faults"))
+	if err != nil {
+		return nil, err
+	}
+	defer journal.Close()
+	plan.Log = func(format string, args ...any) {
+		fmt.Fprintf(journal, "%s %8.3f  "+format+"\n", append([]any{time.Now().UTC().Format("15:04:05.000"), rec.Now().Seconds()}, args...)...)
+	}
+
+	// Safety: anything may fail, nothing may be wrong.
+	working, stop := context.WithCancel(ctx)
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		w.Run(working, seed)
+	}()
+	breaking, calm := context.WithTimeout(ctx, o.duration)
+	err = plan.Run(breaking, c)
+	calm()
+	if err != nil {
+		stop()
+		<-done
+		return nil, err
+	}
+	r.Faults = plan.Counts
+
+	// Liveness: faults are frozen, progress is demanded.
+	if err := fault.Freeze(c); err != nil {
+		stop()
+		<-done
+		return nil, err
+	}
+	begun := time.Now()
+	whole, cancel := context.WithTimeout(ctx, 60*time.Second)
+	defer cancel()
+	if err := c.AwaitWhole(whole); err != nil {
+		r.Violations = append(r.Violations, fmt.Sprintf("liveness: not whole a minute after the last fault: %v", err))
+	}
+	r.Recovered = time.Since(begun).Seconds()
+	if err := progress(whole, c); err != nil {
+		r.Violations = append(r.Violations, fmt.Sprintf("liveness: %v", err))
+	}
+	stop()
+	<-done
+	events, err := rec.Close()
+	if err != nil {
+		return nil, err
+	}
+	r.examine(ctx, c, w, events, dir, capture)
+	if len(r.Violations) == 0 && !o.keep {
+		return r, os.RemoveAll(dir)
+	}
+	return r, nil
+}
+
+// progress demands one of each kind of call.
+func progress(ctx context.Context, c *lab.Cluster) error {
+	ctx, cancel := context.WithTimeout(ctx, 15*time.Second)
+	defer cancel()
+	if _, err := c.Admin.Secrets().Put(ctx, &hizov1.PutRequest{Vault: workload.Vault, Path: "progress", Fields: map[string][]byte{"v": []byte("1")}}); err != nil {
+		return fmt.Errorf("a put after the last fault: %w", err)
+	}
+	if _, err := c.Admin.Secrets().Reveal(ctx, &hizov1.RevealRequest{Vault: workload.Vault, Path: "progress"}); err != nil {
+		return fmt.Errorf("a reveal after the last fault: %w", err)
+	}
+	return nil
+}
+
+func chosen(names string) []fault.Fault {
+	all := fault.All()
+	if names == "" {
+		return all
+	}
+	return slices.DeleteFunc(all, func(f fault.Fault) bool { return !slices.Contains(strings.Split(names, ","), f.Name) })
+}
+
+// examine runs every checker over what the run left.
+func (r *result) examine(ctx context.Context, c *lab.Cluster, w *workload.Workload, events []history.Event, dir string, capture *lab.Capture) {
+	bad := func(violations ...string) { r.Violations = append(r.Violations, violations...) }
+	for _, e := range events {
+		r.Calls[e.Kind+"/"+string(e.Outcome)]++
+		if strings.HasPrefix(e.Reason, "OTHER") || e.Reason == hizov1.ReasonInternal {
+			bad(fmt.Sprintf("client: call %d (%s) ended with %s", e.ID, e.Kind, e.Reason))
+		}
+	}
+	var violations []string
+	r.Linear, violations = check.Linearizable(events, 2*time.Minute)
+	bad(violations...)
+	r.Revoked, violations = check.Revocation(events)
+	bad(violations...)
+	bad(check.Requests(events)...)
+
+	r.Notes = len(w.Notes())
+	last := uint64(0)
+	for _, e := range events {
+		last = max(last, e.Audit)
+	}
+	export, err := exportAudit(ctx, c, last)
+	if err != nil {
+		bad(fmt.Sprintf("audit: no export: %v", err))
+	} else {
+		r.Records, violations = check.Trail(export, c.Trust, w.Notes(), events)
+		bad(violations...)
+	}
+	for _, n := range c.Nodes {
+		if times := n.Ended(); times > 0 {
+			bad(fmt.Sprintf("process: %s ended %d times by itself", n.Name, times))
+		}
+		if err := n.End(syscall.SIGKILL); err != nil {
+			bad(fmt.Sprintf("process: %v", err))
+		}
+	}
+	if r.Captured, err = capture.Close(); err != nil {
+		bad(err.Error())
+	}
+	data := map[string]string{}
+	for _, n := range c.Nodes {
+		data[n.Name] = n.Path("data")
+	}
+	r.States, violations = check.States(data, filepath.Join(dir, "replicas"))
+	bad(violations...)
+	bad(leaks(w.Canaries(), c, filepath.Join(dir, "wire"))...)
+}
+
+// exportAudit waits for a checkpoint beyond the last record that matters: an export ends at the newest.
+func exportAudit(ctx context.Context, c *lab.Cluster, last uint64) ([]byte, error) {
+	var out bytes.Buffer
+	ctx, cancel := context.WithTimeout(ctx, time.Minute)
+	defer cancel()
+	err := lab.Await(ctx, "the audit log is exported", func(try context.Context) error {
+		signed, err := c.Admin.Audit().LatestCheckpoint(try, &hizov1.CheckpointRequest{})
+		if err != nil {
+			return err
+		}
+		if signed.GetSize() <= last {
+			return fmt.Errorf("%d records are signed, record %d is not", signed.GetSize(), last)
+		}
+		out.Reset()
+		ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
+		defer cancel()
+		stream, err := c.Admin.Audit().Export(ctx, &hizov1.ExportRequest{})
+		if err != nil {
+			return err
+		}
+		for {
+			chunk, err := stream.Recv()
+			if errors.Is(err, io.EOF) {
+				return nil
+			}
+			if err != nil {
+				return err
+			}
+			out.Write(chunk.GetData())
+		}
+	})
+	return out.Bytes(), err
+}
+
+// leaks searches disks, logs and the wire for values that were written.
+func leaks(values []string, c *lab.Cluster, wire string) []string {
+	var needles []check.Needle
+	for i, v := range values {
+		needles = append(needles, check.Needle{Name: fmt.Sprintf("value %d", i), Value: []byte(v)})
+	}
+	if len(needles) == 0 {
+		return nil
+	}
+	scanner, err := check.NewScanner(needles[:min(8, len(needles))]...)
+	if err != nil {
+		return []string{err.Error()}
+	}
+	var out []string
+	frames, err := os.ReadFile(wire)
+	if err != nil || len(frames) == 0 {
+		out = append(out, fmt.Sprintf("canary: nothing was captured (%v)", err))
+	}
+	found := scanner.Bytes("the wire", frames)
+	for _, n := range c.Nodes {
+		more, files, err := scanner.Tree(n.Dir, nil)
+		if err != nil || files == 0 {
+			out = append(out, fmt.Sprintf("canary: %s: %d files: %v", n.Name, files, err))
+		}
+		found = append(found, more...)
+	}
+	for _, f := range found {
+		out = append(out, "canary: "+f.String())
+	}
+	return out
+}
