@@ -69,6 +69,7 @@ type outcome struct {
 	signer   string   // detail of a leaf that says who may sign checkpoints
 	withheld []bool   // per audit: refused only because another reference was
 	replaced bool     // a retried login: the memory of the request takes the new token
+	note     string   // what Apply has to say in the leaves, beside the proposer's detail
 }
 
 func refuse(code Code) outcome { return outcome{Result: Result{Code: code}} }
@@ -252,6 +253,24 @@ func (t *tx) dispatch(cmd *Command, body any, before *request, first bool) outco
 		return t.claimBindingPut(body)
 	case *ClaimBindingDelete:
 		return t.claimBindingDelete(body)
+	case *LeaseRolePut:
+		return t.leaseRolePut(body)
+	case *LeaseRoleDelete:
+		return t.leaseRoleDelete(body)
+	case *LeaseCreate:
+		return t.leaseCreate(cmd, body, before)
+	case *LeaseActivate:
+		return t.leaseActivate(cmd, body)
+	case *LeaseRenew:
+		return t.leaseRenew(cmd, body)
+	case *LeaseRevoke:
+		return t.leaseRevoke(body)
+	case *LeaseSweep:
+		return t.leaseSweep(body)
+	case *LeaseOutcomes:
+		return t.leaseOutcomes(body)
+	case *DeadLeases:
+		return t.deadLeases(cmd.Kind, body)
 	}
 	// NewBody and this switch name the same types; a test holds them together.
 	panic(fmt.Sprintf("fsm: kind %d is decoded but not applied", cmd.Kind))
@@ -305,7 +324,8 @@ func readable(name string) bool {
 	case ObjCluster, ObjPolicies, "user", "workload", "roles", "token", "secretid", "enrolment", "jointoken",
 		"certificate", "policy", "vault", "secret", "key", "member",
 		"pipeline", "runner", "sealrevocation",
-		ObjIssuers, ObjClaimBindings, "issuer", "claimbinding":
+		ObjIssuers, ObjClaimBindings, "issuer", "claimbinding",
+		"lease", "leaserole":
 		return true
 	}
 	return false
@@ -314,7 +334,8 @@ func readable(name string) bool {
 // unaudited kinds are duties that release nothing and grant nothing. Every other command carries its audit record.
 func unaudited(k Kind) bool {
 	switch k {
-	case KindTick, KindMemberUpdate, KindDealPropose, KindDealCommit, KindDealAbort, KindDealRetire, KindCheckpoint:
+	case KindTick, KindMemberUpdate, KindDealPropose, KindDealCommit, KindDealAbort, KindDealRetire, KindCheckpoint,
+		KindLeaseSweep:
 		return true
 	}
 	return false

@@ -286,6 +286,24 @@ func NewBody(kind Kind) (body any, known bool) {
 		return new(ClaimBindingPut), true
 	case KindClaimBindingDelete:
 		return new(ClaimBindingDelete), true
+	case KindLeaseRolePut:
+		return new(LeaseRolePut), true
+	case KindLeaseRoleDelete:
+		return new(LeaseRoleDelete), true
+	case KindLeaseCreate:
+		return new(LeaseCreate), true
+	case KindLeaseActivate:
+		return new(LeaseActivate), true
+	case KindLeaseRenew:
+		return new(LeaseRenew), true
+	case KindLeaseRevoke:
+		return new(LeaseRevoke), true
+	case KindLeaseSweep:
+		return new(LeaseSweep), true
+	case KindLeaseOutcomes:
+		return new(LeaseOutcomes), true
+	case KindLeaseRetry, KindLeaseForget:
+		return new(DeadLeases), true
 	}
 	return nil, false
 }

@@ -59,6 +59,17 @@ const (
 	KindConsumerAck   Kind = 131 // ConsumerAck
 	KindConsumerLeave Kind = 132 // ConsumerLeave
 	KindConsumerSeen  Kind = 133 // ConsumerSeen
+
+	KindLeaseRolePut    Kind = 140 // LeaseRolePut
+	KindLeaseRoleDelete Kind = 141 // LeaseRoleDelete
+	KindLeaseCreate     Kind = 142 // LeaseCreate
+	KindLeaseActivate   Kind = 143 // LeaseActivate
+	KindLeaseRenew      Kind = 144 // LeaseRenew
+	KindLeaseRevoke     Kind = 145 // LeaseRevoke
+	KindLeaseSweep      Kind = 146 // LeaseSweep (duty)
+	KindLeaseOutcomes   Kind = 147 // LeaseOutcomes (duty)
+	KindLeaseRetry      Kind = 148 // DeadLeases
+	KindLeaseForget     Kind = 149 // DeadLeases
 )
 
 // EntryFormat is the format version of Entry this build writes.

@@ -35,8 +35,8 @@ func requestTime(id [16]byte) (ms int64, ok bool) {
 	return ms, id[6]>>4 == 7 && id[8]>>6 == 2
 }
 
-// recall answers a command whose request id was used before. A zero code means: go on. For Login and Enrol, whose
-// answer (a token) can't be remembered, a retry goes on with what is known of the first attempt.
+// recall answers a command whose request id was used before. A zero code means: go on. For Login, Enrol and
+// LeaseCreate, whose answer (a token, a password) can't be remembered, a retry goes on with what is known of the first attempt.
 func (t *tx) recall(cmd *Command) (outcome, *request) {
 	ms, ok := requestTime(cmd.Request)
 	if !ok || ms > t.time+millis(RequestMemory) {
@@ -53,7 +53,7 @@ func (t *tx) recall(cmd *Command) (outcome, *request) {
 	if !bytes.Equal(known.Fingerprint, cmd.Fingerprint) {
 		return refuse(CodeRequestReused), nil
 	}
-	if known.Code == CodeOK && (cmd.Kind == KindLogin || cmd.Kind == KindEnrol) {
+	if known.Code == CodeOK && (cmd.Kind == KindLogin || cmd.Kind == KindEnrol || cmd.Kind == KindLeaseCreate) {
 		return outcome{}, known
 	}
 	out := outcome{Result: Result{
@@ -75,6 +75,8 @@ func (t *tx) remember(r *record, out *outcome) {
 		m.Token, m.ClientKey = body.Token.Hash, body.ClientKey
 	case *Enrol:
 		m.Token = body.Token.Hash
+	case *LeaseCreate:
+		m.Token = body.Lease.ID[:]
 	}
 	t.put(objRequest(r.cmd.Request, r.cmd.Principal), m)
 	t.accept()

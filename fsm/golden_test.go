@@ -84,6 +84,7 @@ func goldens() (names []string, forms map[string][]byte, back map[string]func([]
 		ObjPipeline("v", "p"), ObjRunner("workload/x"), ObjSealRevocation("v", "p", nil), "event/x", keyEvents,
 		ObjIssuer("x"), ObjClaimBinding("x"), ObjAssertion(nil),
 		"consumer/x", keyConsumers,
+		ObjLeaseRole("v", "r"), "leaseterms/x", "lease/x", "leasemark/x",
 	} {
 		o := newObject(name)
 		n := 7
@@ -106,6 +107,7 @@ func goldens() (names []string, forms map[string][]byte, back map[string]func([]
 		*filled(&JoinToken{}), *filled(&Certificate{}),
 		*filled(&Pipeline{}), *filled(&SealRevocation{}),
 		*filled(&Issuer{}), *filled(&ClaimBinding{}),
+		*filled(&LeaseRole{}), *filled(&Lease{}),
 	} {
 		add("mac/"+strings.ReplaceAll(r.MACDomain(), "/", "-"), r.MACBody(), nil, nil)
 	}
@@ -172,12 +174,14 @@ func TestMACCoversWhatGrants(t *testing.T) {
 		"Enrolment": "MAC Used Changed", "Policy": "Created MAC Changed", "JoinToken": "Used MAC Changed", "Certificate": "MAC Generation Changed",
 		"Pipeline": "Created MAC Changed", "SealRevocation": "Created MAC Changed",
 		"Issuer": "Created MAC Made Changed", "ClaimBinding": "Created MAC Made Changed",
+		"LeaseRole": "MAC Created Changed", "Lease": "MAC State Created Deadline Confirmed Drops Tries NextTry LastError Changed",
 	}
 	domains := map[string]bool{}
 	for _, r := range []MACed{
 		Cluster{}, Member{}, Vault{}, User{}, Workload{}, RoleBinding{}, Token{}, SecretID{}, Enrolment{}, Policy{}, JoinToken{}, Certificate{},
 		Pipeline{}, SealRevocation{},
 		Issuer{}, ClaimBinding{},
+		LeaseRole{}, Lease{},
 	} {
 		if domains[r.MACDomain()] {
 			t.Errorf("%T shares its domain", r)

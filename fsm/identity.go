@@ -100,6 +100,9 @@ func (t *tx) revokeAll(name string, credentials bool) {
 	if credentials {
 		next.Credentials++
 	}
+	if credentials {
+		t.revokeLeases(LeasesOfPrincipal, name)
+	}
 	next.Changed = t.index
 	t.put(objGeneration(name), &next)
 }

@@ -26,6 +26,8 @@ const (
 
 	MACDomainPipeline       = "hizo/mac/pipeline/1"
 	MACDomainSealRevocation = "hizo/mac/sealrevocation/1"
+	MACDomainLeaseRole      = "hizo/mac/leaserole/1"
+	MACDomainLease          = "hizo/mac/lease/1"
 )
 
 // MACed is a record that carries a MAC.
@@ -149,4 +151,28 @@ func (Certificate) MACDomain() string { return MACDomainCertificate }
 // MACBody covers whose key it is and until when.
 func (c Certificate) MACBody() []byte {
 	return tuple(nil).text(c.Principal).bytes(c.Key).text(c.Serial).number(uint64(c.Expires))
+}
+
+// MACDomain of a lease role.
+func (LeaseRole) MACDomain() string { return MACDomainLeaseRole }
+
+// MACBody covers where the admin credential goes, and what is made there.
+func (r LeaseRole) MACBody() []byte {
+	t := tuple(nil).text(r.Vault).text(r.Name).bytes(r.Revision[:]).text(r.Kind).text(r.Target).
+		number(uint64(len(r.Config)))
+	for _, o := range r.Config {
+		t = t.text(o.Key).text(o.Value)
+	}
+	return t.text(r.AdminVault).text(r.AdminPath).number(uint64(r.DefaultTTL)).number(uint64(r.MaxTTL)).
+		number(uint64(r.Limit)).text(r.By)
+}
+
+// MACDomain of a lease.
+func (Lease) MACDomain() string { return MACDomainLease }
+
+// MACBody covers whose the lease is, until when, and which user is dropped at its end.
+func (l Lease) MACBody() []byte {
+	return tuple(nil).bytes(l.ID[:]).text(l.Vault).text(l.Role).bytes(l.Revision[:]).text(l.Target).text(l.Principal).
+		text(l.Pipeline).text(l.Username).number(uint64(l.Issued)).number(uint64(l.Expires)).
+		number(uint64(l.MaxExpires)).number(uint64(l.AdminVersion))
 }

@@ -177,6 +177,16 @@ func newObject(name string) object {
 		return new(marker)
 	case keyConsumers:
 		return new(consumerCount)
+	case "leaserole":
+		return new(LeaseRole)
+	case "leaseterms":
+		return new(leaseTerms)
+	case "lease":
+		return new(Lease)
+	case "leasemark":
+		return new(leaseMark)
+	case "leasedue", "leasequeue", "leasedead", "leaseof":
+		return new(marker)
 	case "event":
 		return new(Event)
 	case keyEvents:
@@ -204,5 +214,6 @@ func decodeObject(name string, data []byte) (object, error) {
 // remembered says whether objects of this name are worth a place in the cache. Those that are looked up once are not.
 func remembered(name string) bool {
 	return !strings.HasPrefix(name, prefixRequest) && !strings.HasPrefix(name, prefixExpiry) &&
-		!strings.HasPrefix(name, prefixHolder) && !strings.HasPrefix(name, prefixUsing)
+		!strings.HasPrefix(name, prefixHolder) && !strings.HasPrefix(name, prefixUsing) &&
+		!strings.HasPrefix(name, prefixLease) && !leaseIndex(name)
 }

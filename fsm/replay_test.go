@@ -210,7 +210,7 @@ func TestRandomReachesEverything(t *testing.T) {
 	r := newReplica(t)
 	random := fsmtest.NewRandom(2, r.store)
 	outcomes, kinds := map[fsm.Code]int{}, map[fsm.Kind]int{}
-	for range 2500 {
+	for range 4000 {
 		e := random.Entry()
 		results, _ := r.store.Apply(random.Log(e)).([]fsm.Result)
 		for j, result := range results {

@@ -17,13 +17,15 @@ func sweepLimit(records int) int { return 64 + 2*records }
 // sweeps remembers how early the next due key can be, so that entries with nothing due open no iterator and those
 // that do skip the tombstones of what went before. It only ever knows too little: results don't depend on it.
 type sweeps struct {
-	expiry, requests int64 // lower bounds in ms; 0: not known
+	expiry, requests int64  // lower bounds in ms; 0: not known
+	lease            string // lower bound of the keys of leasedue/; "": not known
 }
 
 // due collects the earliest keys an entry added.
 type due struct {
 	expiryAt, requestAt   int64
 	hasExpiry, hasRequest bool
+	leaseKey              string // "": none
 }
 
 func (d *due) expiry(at int64) {
@@ -38,7 +40,16 @@ func (d *due) request(at int64) {
 	}
 }
 
+func (d *due) lease(key string) {
+	if d.leaseKey == "" || key < d.leaseKey {
+		d.leaseKey = key
+	}
+}
+
 func (s *sweeps) later(d due) {
+	if d.leaseKey != "" {
+		s.lease = min(s.lease, d.leaseKey)
+	}
 	if d.hasExpiry {
 		s.expiry = min(s.expiry, d.expiryAt)
 	}

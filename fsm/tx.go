@@ -136,6 +136,9 @@ func (t *tx) audit(cmd *Command, out *outcome) {
 		if action := signerAction(cmd.Kind); action != "" {
 			r.Action, r.Detail = action, out.signer
 		}
+		if out.note != "" {
+			r.Detail = also(r.Detail, out.note)
+		}
 		switch {
 		case out.Duplicate:
 			r.Detail = also(r.Detail, "duplicate")

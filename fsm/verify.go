@@ -57,6 +57,7 @@ func (s *Store) Verify() error {
 	v.members()
 	v.identities()
 	v.expiries()
+	v.leases()
 	v.events()
 	v.consumers()
 	v.pipelines()

@@ -64,7 +64,8 @@ func (b *Builder) Command(kind fsm.Kind, principal, action, resource string, bod
 		Audits: []fsm.Audit{{Action: action, Resource: resource, Decision: fsm.Allowed, Policies: []string{"shipped"}}},
 	}
 	switch kind {
-	case fsm.KindTick, fsm.KindMemberUpdate, fsm.KindDealPropose, fsm.KindDealCommit, fsm.KindDealAbort, fsm.KindDealRetire, fsm.KindCheckpoint:
+	case fsm.KindTick, fsm.KindMemberUpdate, fsm.KindDealPropose, fsm.KindDealCommit, fsm.KindDealAbort, fsm.KindDealRetire, fsm.KindCheckpoint,
+		fsm.KindLeaseSweep:
 		c.Audits = nil // duties leave no record
 	}
 	if kind != fsm.KindRecord && kind != fsm.KindRead && kind != fsm.KindInject {

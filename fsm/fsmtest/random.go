@@ -150,6 +150,9 @@ func (r *Random) make() fsm.Command {
 	if r.rng.IntN(12) == 0 {
 		return r.consumer(who)
 	}
+	if r.rng.IntN(7) == 0 {
+		return r.lease(who, vault)
+	}
 	switch r.rng.IntN(44) {
 	case 0:
 		return r.Vault(vault)
