@@ -59,7 +59,32 @@ func Trail(export []byte, trust string, notes []string, events []history.Event) 
 			violations = append(violations, fmt.Sprintf("audit: call %d released version %d of %s, but record %d says %s %s version %d %s %s (%v)", e.ID, e.Version, e.Key, e.Audit, r.Action, r.Resource, r.Version, audit.DecisionText(r.Decision), audit.OutcomeText(r.Outcome), err))
 		}
 	}
-	return report.Records, violations
+	return report.Records, append(violations, sessions(leaves)...)
+}
+
+// Session is the user whose logins the workload uses one after the other: in the log, nothing is released to it between
+// a logout and the next login. That is stronger than what clients can see from outside.
+const Session = "user/sec"
+
+func sessions(leaves [][]byte) (violations []string) {
+	in := false
+	for seq, leaf := range leaves {
+		r, err := audit.ParseLeaf(leaf)
+		if err != nil || r.Principal != Session || audit.DecisionText(r.Decision) != "allowed" || audit.OutcomeText(r.Outcome) != "ok" {
+			continue
+		}
+		switch r.Action {
+		case "login":
+			in = true
+		case "token.revoke":
+			in = false
+		case "reveal":
+			if !in {
+				violations = append(violations, fmt.Sprintf("revocation: record %d releases %s to %s after its logout", seq, r.Resource, Session))
+			}
+		}
+	}
+	return violations
 }
 
 // exported are the leaves of an export that has been verified (docs/audit-format.md).

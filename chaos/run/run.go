@@ -203,6 +203,9 @@ func (r *result) examine(ctx context.Context, c *lab.Cluster, w *workload.Worklo
 	if err != nil {
 		bad(fmt.Sprintf("audit: no export: %v", err))
 	} else {
+		if err := os.WriteFile(filepath.Join(dir, "audit.jsonl"), export, 0o600); err != nil {
+			bad(err.Error())
+		}
 		r.Records, violations = check.Trail(export, c.Trust, w.Notes(), events)
 		bad(violations...)
 	}
