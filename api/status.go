@@ -105,7 +105,7 @@ var reasons = map[string]reason{
 	},
 	hizov1.ReasonConflict: {
 		code: codes.FailedPrecondition, next: "the secret changed in between: read the current version and decide again",
-		codes: []fsm.Code{fsm.CodeConflict},
+		codes: []fsm.Code{fsm.CodeConflict, fsm.CodeRotating},
 	},
 	hizov1.ReasonRequestReused: {
 		code: codes.InvalidArgument, next: "the request id was used for another request: make a new one",
@@ -240,6 +240,9 @@ func outcome(r fsm.Result) error {
 		return nil
 	}
 	e := &Error{Reason: byCode(r.Code)}
+	if r.Code == fsm.CodeRotating {
+		e.Message = "a rotation of this secret is under way: wait until it has finished (`hizo rotation status`), or end it with `hizo rotation delete --force`"
+	}
 	if r.Code == fsm.CodeConflict {
 		e.Message = fmt.Sprintf("the current version is %d, not the one demanded: read it and decide again", r.Version)
 		e.Info = map[string]string{hizov1.InfoCurrentVersion: strconv.FormatUint(uint64(r.Version), 10)}

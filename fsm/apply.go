@@ -271,6 +271,22 @@ func (t *tx) dispatch(cmd *Command, body any, before *request, first bool) outco
 		return t.leaseOutcomes(body)
 	case *DeadLeases:
 		return t.deadLeases(cmd.Kind, body)
+	case *RotationSet:
+		return t.rotationSet(body)
+	case *RotationDelete:
+		return t.rotationDelete(body)
+	case *RotationPause:
+		return t.rotationPause(body)
+	case *RotationRun:
+		return t.rotationRun(body)
+	case *RotationStage:
+		return t.rotationStage(cmd, body)
+	case *RotationAdvance:
+		return t.rotationAdvance(cmd, body)
+	case *RotationFail:
+		return t.rotationFail(cmd, body)
+	case *RotationUse:
+		return t.rotationUse(cmd, body)
 	}
 	// NewBody and this switch name the same types; a test holds them together.
 	panic(fmt.Sprintf("fsm: kind %d is decoded but not applied", cmd.Kind))
@@ -325,7 +341,8 @@ func readable(name string) bool {
 		"certificate", "policy", "vault", "secret", "key", "member",
 		"pipeline", "runner", "sealrevocation",
 		ObjIssuers, ObjClaimBindings, "issuer", "claimbinding",
-		"lease", "leaserole":
+		"lease", "leaserole",
+		ObjRotations, "rotation":
 		return true
 	}
 	return false

@@ -304,6 +304,22 @@ func NewBody(kind Kind) (body any, known bool) {
 		return new(LeaseOutcomes), true
 	case KindLeaseRetry, KindLeaseForget:
 		return new(DeadLeases), true
+	case KindRotationSet:
+		return new(RotationSet), true
+	case KindRotationDelete:
+		return new(RotationDelete), true
+	case KindRotationPause:
+		return new(RotationPause), true
+	case KindRotationRun:
+		return new(RotationRun), true
+	case KindRotationStage:
+		return new(RotationStage), true
+	case KindRotationAdvance:
+		return new(RotationAdvance), true
+	case KindRotationFail:
+		return new(RotationFail), true
+	case KindRotationUse:
+		return new(RotationUse), true
 	}
 	return nil, false
 }

@@ -55,6 +55,15 @@ const (
 	KindClaimBindingPut    Kind = 112 // ClaimBindingPut
 	KindClaimBindingDelete Kind = 113 // ClaimBindingDelete
 
+	KindRotationSet     Kind = 120 // RotationSet
+	KindRotationDelete  Kind = 121 // RotationDelete
+	KindRotationPause   Kind = 122 // RotationPause
+	KindRotationRun     Kind = 123 // RotationRun
+	KindRotationStage   Kind = 124 // RotationStage (duty, as are the next three)
+	KindRotationAdvance Kind = 125 // RotationAdvance
+	KindRotationFail    Kind = 126 // RotationFail
+	KindRotationUse     Kind = 127 // RotationUse: releases values to a target
+
 	KindConsumerPut   Kind = 130 // ConsumerPut
 	KindConsumerAck   Kind = 131 // ConsumerAck
 	KindConsumerLeave Kind = 132 // ConsumerLeave

@@ -85,6 +85,7 @@ func goldens() (names []string, forms map[string][]byte, back map[string]func([]
 		ObjIssuer("x"), ObjClaimBinding("x"), ObjAssertion(nil),
 		"consumer/x", keyConsumers,
 		ObjLeaseRole("v", "r"), "leaseterms/x", "lease/x", "leasemark/x",
+		ObjRotation("v", "p"), "rotated/x", ObjRotations,
 	} {
 		o := newObject(name)
 		n := 7
@@ -108,6 +109,7 @@ func goldens() (names []string, forms map[string][]byte, back map[string]func([]
 		*filled(&Pipeline{}), *filled(&SealRevocation{}),
 		*filled(&Issuer{}), *filled(&ClaimBinding{}),
 		*filled(&LeaseRole{}), *filled(&Lease{}),
+		*filled(&Rotation{}),
 	} {
 		add("mac/"+strings.ReplaceAll(r.MACDomain(), "/", "-"), r.MACBody(), nil, nil)
 	}
@@ -175,6 +177,7 @@ func TestMACCoversWhatGrants(t *testing.T) {
 		"Pipeline": "Created MAC Changed", "SealRevocation": "Created MAC Changed",
 		"Issuer": "Created MAC Made Changed", "ClaimBinding": "Created MAC Made Changed",
 		"LeaseRole": "MAC Created Changed", "Lease": "MAC State Created Deadline Confirmed Drops Tries NextTry LastError Changed",
+		"Rotation": "MAC Paused Requested NextRun Number Attempt Tries RetryAt Failure FailedAt Created Changed",
 	}
 	domains := map[string]bool{}
 	for _, r := range []MACed{
@@ -182,6 +185,7 @@ func TestMACCoversWhatGrants(t *testing.T) {
 		Pipeline{}, SealRevocation{},
 		Issuer{}, ClaimBinding{},
 		LeaseRole{}, Lease{},
+		Rotation{},
 	} {
 		if domains[r.MACDomain()] {
 			t.Errorf("%T shares its domain", r)

@@ -187,6 +187,12 @@ func newObject(name string) object {
 		return new(leaseMark)
 	case "leasedue", "leasequeue", "leasedead", "leaseof":
 		return new(marker)
+	case "rotation":
+		return new(Rotation)
+	case "rotated":
+		return new(RotationRecord)
+	case ObjRotations:
+		return new(policyMark)
 	case "event":
 		return new(Event)
 	case keyEvents:
@@ -215,5 +221,6 @@ func decodeObject(name string, data []byte) (object, error) {
 func remembered(name string) bool {
 	return !strings.HasPrefix(name, prefixRequest) && !strings.HasPrefix(name, prefixExpiry) &&
 		!strings.HasPrefix(name, prefixHolder) && !strings.HasPrefix(name, prefixUsing) &&
-		!strings.HasPrefix(name, prefixLease) && !leaseIndex(name)
+		!strings.HasPrefix(name, prefixLease) && !leaseIndex(name) &&
+		!strings.HasPrefix(name, "rotated/")
 }

@@ -287,7 +287,7 @@ func (t *tx) injection(cmd *Command, b *Injection) outcome {
 			codes[len(b.Refs)+i] = CodeDenied
 		}
 	}
-	return t.release(b.Refs, codes)
+	return t.release(b.Refs, codes, t.resolve)
 }
 
 // PipelineOf returns the pipeline that a principal runs.

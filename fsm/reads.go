@@ -191,6 +191,8 @@ func (v *storedVersion) describe(head *Secret) Version {
 	switch {
 	case v.Destroyed:
 		stage = StageDestroyed
+	case v.Number == head.Pending:
+		stage = StagePending
 	case v.Number == head.Current:
 		stage = StageCurrent
 	case v.Number == head.Previous:

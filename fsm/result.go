@@ -25,6 +25,7 @@ const (
 	CodeDenied               Code = 18
 	CodeInitialised          Code = 19
 	CodeLimit                Code = 20
+	CodeRotating             Code = 21 // a rotation of the secret is under way
 )
 
 // Result of one command.

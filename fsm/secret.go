@@ -12,17 +12,17 @@ func (t *tx) readVersions(cmd *Command, b *ReadVersions) outcome {
 	if n == 0 || n > MaxRefs || len(cmd.Audits) != n {
 		return refuse(CodeInvalid)
 	}
-	return t.release(b.Refs, make([]Code, n))
+	return t.release(b.Refs, make([]Code, n), t.resolve)
 }
 
 // release resolves references, whose codes come first, and refuses all where one code, theirs or another, is not
 // CodeOK.
-func (t *tx) release(refs []Ref, codes []Code) outcome {
+func (t *tx) release(refs []Ref, codes []Code, resolve func(Ref) (VersionData, Code)) outcome {
 	out := done()
 	out.versions = make([]uint32, len(refs))
 	values := make([]VersionData, len(refs))
 	for i := range refs {
-		values[i], codes[i] = t.resolve(refs[i])
+		values[i], codes[i] = resolve(refs[i])
 		out.versions[i] = values[i].Ref.Version
 	}
 	for _, code := range codes {
@@ -52,6 +52,15 @@ func (t *tx) resolve(ref Ref) (VersionData, Code) {
 	if ref.Version == 0 {
 		v.Ref.Version = head.Current
 	}
+	if head.Pending != 0 && v.Ref.Version == head.Pending {
+		return v, CodeNotFound // it is nobody's yet
+	}
+	return t.version(v.Ref)
+}
+
+// version gives a version by its number.
+func (t *tx) version(ref Ref) (VersionData, Code) {
+	v := VersionData{Ref: ref}
 	version := find[storedVersion](t, objVersion(ref.Vault, ref.Path, v.Ref.Version))
 	switch {
 	case version == nil:
@@ -84,16 +93,34 @@ func (t *tx) secretPut(cmd *Command, b *SecretPut) outcome {
 	if have := find[Secret](t, name); have != nil {
 		head = *have
 	}
+	if head.Rotating {
+		// Two writers would each overwrite what the other has made valid at the target.
+		return outcome{Result: Result{Code: CodeRotating, Version: head.Current}}
+	}
 	if b.CAS >= 0 && uint64(b.CAS) != uint64(head.Current) {
 		return outcome{Result: Result{Code: CodeConflict, Version: head.Current}}
 	}
 	if b.Version != head.Next {
 		return superseded(name)
 	}
-	purpose := vaultPurpose(b.Vault)
-	keyName := objKeyGen(purpose, b.Data.Generation)
+	head.Previous, head.Current = head.Current, b.Version
+	if out := t.appendVersion(cmd, &head, b.Version, &b.Data); out.Code != CodeOK {
+		return out
+	}
+	head.Changed = t.index
+	t.put(name, &head)
+	t.emit(Event{Kind: EventPut, Vault: b.Vault, Path: b.Path, Version: b.Version})
+	return wrote(b.Version)
+}
+
+// appendVersion stores a version under the head's next number and forgets the oldest one where there are too many. The
+// caller has checked the number, and stores the head.
+func (t *tx) appendVersion(cmd *Command, head *Secret, number uint32, data *SealedValue) outcome {
+	purpose := vaultPurpose(head.Vault)
+	keyName := objKeyGen(purpose, data.Generation)
 	key := find[WrappedKey](t, keyName)
-	if b.Data.Generation != vault.Generation || key == nil || key.Retired {
+	vault := find[Vault](t, ObjVault(head.Vault))
+	if vault == nil || data.Generation != vault.Generation || key == nil || key.Retired {
 		return superseded(ObjKey(purpose))
 	}
 	if key.Wraps >= MaxWraps {
@@ -105,21 +132,17 @@ func (t *tx) secretPut(cmd *Command, b *SecretPut) outcome {
 	used := *key
 	used.Wraps++
 	t.put(keyName, &used)
-	head.Previous, head.Current = head.Current, b.Version
 	head.Next++
 	if head.Next-head.Oldest > MaxVersions {
-		t.del(objVersion(b.Vault, b.Path, head.Oldest))
-		t.del(objData(b.Vault, b.Path, head.Oldest))
+		t.del(objVersion(head.Vault, head.Path, head.Oldest))
+		t.del(objData(head.Vault, head.Path, head.Oldest))
 		head.Oldest++
 	}
-	head.Changed = t.index
-	t.put(name, &head)
-	t.put(objVersion(b.Vault, b.Path, b.Version), &storedVersion{
-		Number: b.Version, Created: t.time, By: strings.Clone(cmd.Principal), Size: uint32(len(b.Data.Ciphertext)),
+	t.put(objVersion(head.Vault, head.Path, number), &storedVersion{
+		Number: number, Created: t.time, By: strings.Clone(cmd.Principal), Size: uint32(len(data.Ciphertext)),
 	})
-	t.put(objData(b.Vault, b.Path, b.Version), &b.Data)
-	t.emit(Event{Kind: EventPut, Vault: b.Vault, Path: b.Path, Version: b.Version})
-	return wrote(b.Version)
+	t.put(objData(head.Vault, head.Path, number), data)
+	return done()
 }
 
 // secretVersions deletes, restores or destroys versions. Destroying removes the data key with the ciphertext.
@@ -150,6 +173,8 @@ func (t *tx) secretVersions(kind Kind, b *SecretVersions) outcome {
 			return refuse(CodeInvalid)
 		case v.Destroyed && kind != KindSecretDestroy:
 			return refuse(CodeDestroyed)
+		case have.Rotating && kind != KindSecretRestore && have.needs(number):
+			return refuse(CodeRotating)
 		}
 		seen[number] = true
 		next := *v
@@ -179,6 +204,11 @@ func (t *tx) secretVersions(kind Kind, b *SecretVersions) outcome {
 		return wrote(numbers[0])
 	}
 	return done()
+}
+
+// needs says whether the attempt that is under way may still need a version: to log in with it, or to go back to it.
+func (s *Secret) needs(number uint32) bool {
+	return number == s.Pending || number == s.Current || number == s.Previous
 }
 
 func vaultPurpose(vault string) string { return "vault/" + vault }

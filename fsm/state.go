@@ -111,6 +111,8 @@ type Secret struct {
 	Previous    uint32 // the one that was current before; 0: none
 	Oldest      uint32 // number of the oldest version that is kept
 	Next        uint32 // number of the next version; 1 for a path that never had one
+	Pending     uint32 // a rotation's new version before it is promoted; 0: none
+	Rotating    bool   // an attempt of a rotation is under way, the time of grace included
 	Changed     uint64
 }
 

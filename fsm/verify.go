@@ -53,6 +53,7 @@ func (s *Store) Verify() error {
 		return err
 	}
 	v.secrets()
+	v.rotations()
 	v.keys()
 	v.members()
 	v.identities()
@@ -139,9 +140,14 @@ func (v *verifier) secrets() {
 		if name != ObjSecret(head.Vault, head.Path) || v.objects[ObjVault(head.Vault)] == nil {
 			v.problem("secret %q is misplaced", name)
 		}
-		if head.Current+1 != head.Next || head.Previous >= head.Current || head.Oldest == 0 ||
-			head.Next-head.Oldest > MaxVersions || head.Oldest > head.Current {
+		// Numbers behind the current one are of rotations: one under way, or such as ended without a new value.
+		if head.Current >= head.Next || head.Previous >= max(head.Current, 1) || head.Oldest == 0 ||
+			head.Next-head.Oldest > MaxVersions || head.Current != 0 && head.Oldest > head.Current ||
+			head.Pending != 0 && (head.Pending != head.Next-1 || head.Pending <= head.Current || !head.Rotating) {
 			v.problem("secret %q: %+v", name, *head)
+		}
+		if r := find[Rotation](v, ObjRotation(head.Vault, head.Path)); head.Rotating != (r != nil && r.rotating()) {
+			v.problem("secret %q: an attempt is under way is %t, its rotation disagrees", name, head.Rotating)
 		}
 		current := 0
 		for n := head.Oldest; n < head.Next; n++ {
@@ -159,7 +165,7 @@ func (v *verifier) secrets() {
 				current++
 			}
 		}
-		if current != 1 {
+		if current != min(int(head.Current), 1) {
 			v.problem("secret %q has %d current versions", name, current)
 		}
 	}
@@ -170,6 +176,54 @@ func (v *verifier) secrets() {
 	}
 	if kept != 0 {
 		v.problem("%d versions belong to no secret", -kept)
+	}
+}
+
+// rotations checks that an attempt and the head of its secret tell one story.
+func (v *verifier) rotations() {
+	for name, o := range v.objects {
+		r, ok := o.(*Rotation)
+		if !ok {
+			continue
+		}
+		if name != ObjRotation(r.Vault, r.Path) || v.objects[ObjVault(r.Vault)] == nil {
+			v.problem("rotation %q is misplaced", name)
+		}
+		a := r.Attempt
+		if !r.rotating() {
+			if a != (RotationAttempt{}) {
+				v.problem("rotation %q: what is left of an attempt: %+v", name, a)
+			}
+			continue
+		}
+		head := find[Secret](v, ObjSecret(r.Vault, r.Path))
+		if head == nil || a.ID == [16]byte{} {
+			v.problem("rotation %q: its attempt has no secret or no id", name)
+			continue
+		}
+		switch a.State {
+		case RotationStaged, RotationApplied, RotationVerified, RotationGivingUp:
+			if head.Pending != a.Version || head.Current != a.Old {
+				v.problem("rotation %q in state %d: version %d is pending, %d current, the attempt is from %d to %d",
+					name, a.State, head.Pending, head.Current, a.Old, a.Version)
+			}
+		case RotationPromoted, RotationRetiring:
+			if head.Pending != 0 || head.Current != a.Version || head.Previous != a.Old {
+				v.problem("rotation %q in state %d: version %d is current, the attempt is from %d to %d",
+					name, a.State, head.Current, a.Old, a.Version)
+			}
+		default:
+			v.problem("rotation %q is in state %d", name, a.State)
+		}
+	}
+	for name, o := range v.objects {
+		if ended, ok := o.(*RotationRecord); ok {
+			owner := strings.TrimPrefix(name[:len(name)-5], "rotated/")
+			r := find[Rotation](v, "rotation/"+owner)
+			if r == nil || ended.Number > r.Number || r.Number-ended.Number >= MaxRotationRecords {
+				v.problem("record %d of the rotation of %q is out of place", ended.Number, owner)
+			}
+		}
 	}
 }
 

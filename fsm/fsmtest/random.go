@@ -153,6 +153,9 @@ func (r *Random) make() fsm.Command {
 	if r.rng.IntN(7) == 0 {
 		return r.lease(who, vault)
 	}
+	if r.rng.IntN(6) == 0 {
+		return r.rotation(who)
+	}
 	switch r.rng.IntN(44) {
 	case 0:
 		return r.Vault(vault)
