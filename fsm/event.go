@@ -68,6 +68,7 @@ type eventMark struct {
 	Count        uint64
 	FloorIndex   uint64 // of the newest event that was dropped
 	FloorOrdinal uint32
+	LastIndex    uint64 // of the newest event: most entries make none, and looking is then cheap
 }
 
 func (o *Event) changed() uint64     { return 0 }
@@ -109,6 +110,7 @@ func (t *tx) writeEvents() {
 			mark.Count, mark.FloorIndex, mark.FloorOrdinal = MaxEvents, last.Index, last.Ordinal
 		}
 	}
+	mark.LastIndex = t.index
 	for i := range fresh {
 		e := &fresh[i]
 		t.must(t.batch.Set([]byte(objEvent(e.Index, e.Ordinal)), encodeObject(e), nil))
@@ -164,6 +166,10 @@ func (s *Store) Events(from Cursor, limit int) (events []Event, next Cursor, ok 
 	if !from.before(end) || limit <= 0 {
 		s.mu.RUnlock()
 		return nil, from, true
+	}
+	if from.Index > mark.LastIndex {
+		s.mu.RUnlock()
+		return nil, end, true
 	}
 	db := s.db
 	db.mu.Lock()

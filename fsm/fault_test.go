@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"os"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -165,6 +166,9 @@ func faulty(t *testing.T, n int, persisted bool, prepare func(*replica), step fu
 	case stepErr = <-done:
 	case stepErr = <-halted:
 	}
+	// The fault may have met a goroutine of Pebble's own, and the step goes on beside it, where a process would have
+	// ended: the log is of before the disk, or it could be truncated behind a snapshot that the clone of the disk lacks.
+	log := cloneLog(t, r.log)
 	hit := fs.disarm()
 	if hit == "" {
 		if stepErr != nil {
@@ -174,7 +178,7 @@ func faulty(t *testing.T, n int, persisted bool, prepare func(*replica), step fu
 	}
 	t.Run(fmt.Sprintf("%d %s persisted=%t", n, hit, persisted), func(t *testing.T) {
 		for _, unsynced := range []int{0, 100} {
-			again := &replica{t: t, fs: mem.CrashClone(vfs.CrashCloneCfg{UnsyncedDataPercent: unsynced, RNG: rand.New(rand.NewPCG(uint64(n), 1))}), log: r.log}
+			again := &replica{t: t, fs: mem.CrashClone(vfs.CrashCloneCfg{UnsyncedDataPercent: unsynced, RNG: rand.New(rand.NewPCG(uint64(n), 1))}), log: log}
 			again.open()
 			check(again, stepErr)
 			if err := again.store.Close(); err != nil {
@@ -183,6 +187,28 @@ func faulty(t *testing.T, n int, persisted bool, prepare func(*replica), step fu
 		}
 	})
 	return true
+}
+
+func cloneLog(t *testing.T, log *raft.InmemStore) *raft.InmemStore {
+	t.Helper()
+	var entries []*raft.Log
+	last, err := log.LastIndex()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i := last; i > 0; i-- { // downwards: it may be truncated at its head meanwhile
+		entry := new(raft.Log)
+		if log.GetLog(i, entry) != nil {
+			break
+		}
+		entries = append(entries, entry)
+	}
+	slices.Reverse(entries)
+	out := raft.NewInmemStore()
+	if err := out.StoreLogs(entries); err != nil {
+		t.Fatal(err)
+	}
+	return out
 }
 
 // A snapshot whose writing fails at any point, and a node that crashes then: the state is whole, the snapshots that
