@@ -107,7 +107,7 @@ func (t *tx) uses(list []Use) ([]Use, Code) {
 			return nil, CodeInvalid
 		}
 		head := find[Secret](t, ObjSecret(u.Vault, u.Path))
-		if head == nil || u.Version >= head.Next {
+		if head == nil || u.Version > head.Current {
 			return nil, CodeNotFound // who claims a version to come would never hold its predecessor up
 		}
 		out[i] = Use{Vault: strings.Clone(u.Vault), Path: strings.Clone(u.Path), Version: u.Version, Since: t.time}
@@ -270,17 +270,22 @@ func (t *tx) consumerSeen(b *ConsumerSeen) outcome {
 	return done()
 }
 
-// lagging is how many live consumers use an older version of a secret. It scans: for rare commands.
-func (t *tx) lagging(vault, path string, version uint32) (n int) {
+// lagging is how many live consumers use an older version of a secret.
+func (t *tx) lagging(vault, path string, version uint32) int {
+	return len(t.laggingConsumers(vault, path, version))
+}
+
+// laggingConsumers are these, by principal and id. It scans: for rare commands.
+func (t *tx) laggingConsumers(vault, path string, version uint32) (list []*consumer) {
 	prefix := usingPrefix(vault, path)
 	t.scan(prefix, func(name string, _ object) bool {
 		c := find[consumer](t, prefixConsumer+name[len(prefix):])
 		if c != nil && c.expires() > t.time && c.lags(vault, path, version) {
-			n++
+			list = append(list, c)
 		}
 		return true
 	})
-	return n
+	return list
 }
 
 func (o *consumer) lags(vault, path string, version uint32) bool {
@@ -316,20 +321,35 @@ func (s *Store) Consumers(vault, path string) []Consumer {
 	return out
 }
 
-// VaultConsumers lists who uses secrets of a vault, by path, principal and id.
-func (s *Store) VaultConsumers(vault string) []Consumer {
-	var out []Consumer
-	last := ""
-	s.scan(prefixUsing+vault+"/", "", func(name string, _ object) bool {
-		path, _, _ := strings.Cut(name[len(prefixUsing)+len(vault)+1:], "\x00")
-		if path != last {
-			last = path
-			out = append(out, s.Consumers(vault, path)...)
-		}
-		return true
+// VaultConsumers lists who uses the secrets of a vault whose paths begin with prefix, by path, principal and id, at most
+// limit from behind a consumer's place in that order; "" is the beginning.
+func (s *Store) VaultConsumers(vault, prefix, after string, limit int) []Consumer {
+	type place struct{ path, name string }
+	var places []place
+	root, from := prefixUsing+vault+"/", ""
+	if after != "" {
+		from = root + after + "\x00"
+	}
+	s.scan(root+prefix, from, func(name string, _ object) bool {
+		path, who, _ := strings.Cut(name[len(root):], "\x00")
+		places = append(places, place{path, prefixConsumer + who})
+		return len(places) < limit
 	})
+	var out []Consumer
+	for _, p := range places {
+		c, ok := read[consumer](s, p.name)
+		if !ok {
+			continue // left in between
+		}
+		if i, found := slices.BinarySearchFunc(c.Uses, Use{Vault: vault, Path: p.path}, compareUses); found {
+			out = append(out, c.of(&c.Uses[i]))
+		}
+	}
 	return out
 }
+
+// Place is where a consumer stands in the list of its vault.
+func (c Consumer) Place() string { return c.Path + "\x00" + c.Principal + "/" + c.ID }
 
 // Lagging lists the live consumers that use an older version of a secret.
 func (s *Store) Lagging(vault, path string, version uint32) []Consumer {
