@@ -169,6 +169,7 @@ func TestRefusals(t *testing.T) {
 		"as JSON":                       {`{"payload":"` + part[1] + `","protected":"` + part[0] + `","signature":"` + part[2] + `"}`, issuer.Malformed},
 		"with a line break":             {good + "\n", issuer.Malformed},
 		"with a line break inside":      {part[0] + "." + part[1][:9] + "\r\n" + part[1][9:] + "." + part[2], issuer.Malformed},
+		"with spare bits":               {spare(t, ci, claims), issuer.Malformed},
 		"with padding":                  {part[0] + "=." + part[1] + "." + part[2], issuer.Malformed},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -341,4 +342,21 @@ func TestSVIDs(t *testing.T) {
 	if _, err := static(t, ci, nil).VerifySVID([]*x509.Certificate{d.SVID("/x", time.Hour, nil).Leaf}, now); why(err) != string(issuer.OtherIssuer) {
 		t.Errorf("an OIDC issuer takes a certificate: %v", err)
 	}
+}
+
+// spare is a token whose payload ends in base64 with bits that stand for nothing, set.
+func spare(t *testing.T, ci *issuertest.Issuer, claims func(map[string]any) map[string]any) string {
+	t.Helper()
+	for n := range 3 {
+		part := strings.Split(ci.Sign(claims(map[string]any{"jti": nil, "pad": strings.Repeat("x", n)})), ".")
+		if len(part[1])%4 == 0 {
+			continue
+		}
+		const alphabet = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
+		end := len(part[1]) - 1
+		at := strings.IndexByte(alphabet, part[1][end])
+		return part[0] + "." + part[1][:end] + string(alphabet[at+1]) + "." + part[2]
+	}
+	t.Fatal("no payload of a length that leaves bits")
+	return ""
 }

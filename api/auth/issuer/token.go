@@ -58,6 +58,9 @@ func Parse(text string) (*Token, error) {
 	if last < 0 {
 		return nil, refuse(Malformed)
 	}
+	if _, err := base64.RawURLEncoding.Strict().DecodeString(rest[:last]); err != nil {
+		return nil, refuse(Malformed) // go-jose verifies over what it has written again: one signature, many texts
+	}
 	jws, err := jose.ParseSignedCompact(text, allAlgorithms)
 	if _, ok := errors.AsType[*jose.ErrUnexpectedSignatureAlgorithm](err); ok {
 		return nil, refuse(Algorithm)
