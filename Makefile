@@ -122,6 +122,13 @@ bench: hizod ## Measure three nodes beside etcd (installs etcd-server) into docs
 	@$(GO) -C tools/bench build -o ../../$(TOOLS)/bench .
 	$(TOOLS)/bench -hizod bin/hizod -dir build/bench -out docs/bench.md $(BENCHFLAGS)
 
+.PHONY: bench-failover
+bench-failover: hizod ## Kill and hand over the leader under load, 20 times each, into docs/failover.md; BENCHFLAGS='-trials 5'
+	@tools/install-deps.sh softhsm2
+	@mkdir -p $(TOOLS) docs
+	@$(GO) -C tools/bench build -o ../../$(TOOLS)/failover ./failover
+	$(TOOLS)/failover -hizod bin/hizod -dir build/failover -out docs/failover.md $(BENCHFLAGS)
+
 .PHONY: microbench
 microbench: ## Run the Go benchmarks (memory per reveal, state-machine cost per record)
 	$(GO) test -run '^$$' -bench . -benchmem $(PKG)
