@@ -31,9 +31,3 @@ func memoryFile(label string, content []byte) (*os.File, error) {
 
 // descriptorPath names f for a process that has it open under the same number.
 func descriptorPath(f *os.File) string { return fmt.Sprintf("/proc/self/fd/%d", f.Fd()) }
-
-// keepOpen lets f survive exec.
-func keepOpen(f *os.File) error {
-	_, err := unix.FcntlInt(f.Fd(), unix.F_SETFD, 0)
-	return err
-}

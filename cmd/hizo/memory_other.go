@@ -14,5 +14,3 @@ func memoryFile(string, []byte) (*os.File, error) {
 }
 
 func descriptorPath(*os.File) string { return "" }
-
-func keepOpen(*os.File) error { return nil }

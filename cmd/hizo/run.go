@@ -16,6 +16,7 @@ import (
 	"github.com/hizo/hizo/api/hizov1"
 	"github.com/hizo/hizo/api/inject"
 	"github.com/hizo/hizo/api/name"
+	"github.com/hizo/hizo/cmd/hizo/internal/child"
 	"github.com/hizo/hizo/cmd/hizo/internal/dotenv"
 	"github.com/hizo/hizo/crypto/hybrid"
 	"github.com/hizo/hizo/crypto/secret"
@@ -78,13 +79,13 @@ func (c *runCmd) Run(s *session) error {
 	if err != nil {
 		return err
 	}
-	child := command{path: path, argv: argv, env: env, files: files}
+	cmd := child.Command{Path: path, Argv: argv, Env: env, Files: files}
 	if !c.Mask {
 		wipe(values)
 		s.close()
-		return s.cannotStart(argv[0], child.replace())
+		return s.cannotStart(argv[0], cmd.Replace())
 	}
-	code, err := child.masked(s, values)
+	code, err := s.masked(cmd, values)
 	if err != nil {
 		return s.cannotStart(argv[0], err)
 	}

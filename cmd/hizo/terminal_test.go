@@ -157,3 +157,14 @@ func testForwarding(t *testing.T, env, masked []string) {
 		}
 	}
 }
+
+func exitCode(err error) (int, error) {
+	e, ok := errors.AsType[*exec.ExitError](err)
+	switch {
+	case err == nil:
+		return 0, nil
+	case !ok:
+		return 0, err
+	}
+	return e.ExitCode(), nil
+}
