@@ -17,7 +17,6 @@ func (s *session) masked(cmd child.Command, values map[name.Reference]secret.Byt
 		plain = append(plain, v.Reveal())
 	}
 	cmd.Masks = mask.New(plain...)
-	defer cmd.Masks.Wipe()
 	wipe(values)
 
 	k := child.NewKeeper(child.Streams{In: s.stdin, Out: s.stdout, Err: s.stderr})
