@@ -84,6 +84,8 @@ type target struct {
 	resource policy.Resource
 	name     string // of the resource, as the audit record has it
 	detail   string // readable extra of the record
+	granted  bool   // to the pipeline that the caller runs
+	why      string // what to say where it is denied for want of a grant
 }
 
 // call is what a service wants done.
@@ -92,6 +94,9 @@ type call struct {
 	kind    fsm.Kind
 	targets []target
 	self    policy.Action // instead of targets: an action on the caller itself
+	// prepare sets the round's targets where they follow from the state, in each round anew. What it looks at it has
+	// the decision rest on (follow), so that denials do as well.
+	prepare func(r *round) error
 	// message is the request of a mutation, which demands a request id and is remembered. nil: a read.
 	message proto.Message
 	reason  string // kept sealed in the record
@@ -112,7 +117,13 @@ type round struct {
 	now     int64
 	request [16]byte
 	reads   []fsm.Read
-	shared  bool // reads belongs to a cache: copy before appending
+	shared  bool       // reads belongs to a cache: copy before appending
+	more    []fsm.Read // from prepare
+}
+
+// follow is rest for prepare: the index is that of the object as it was looked at.
+func (r *round) follow(object string, index uint64) {
+	r.more = append(r.more, fsm.Read{Object: object, Index: index})
 }
 
 // rest adds an object to what the decision rests on.
@@ -164,6 +175,11 @@ func (g *gate) do(ctx context.Context, c *call) (*answer, error) {
 		}
 		if r.targets = c.targets; c.self != "" {
 			r.targets = []target{onIdentity(c.self, r.caller.principal)}
+		}
+		if c.prepare != nil {
+			if err := c.prepare(r); err != nil {
+				return nil, err
+			}
 		}
 		if n == 0 {
 			if wait, ok := r.caller.allow(g.clock(), r.targets[0].action); !ok {

@@ -166,6 +166,7 @@ func (s *policyService) explain(answer *answer, req *hizov1.ExplainRequest, p na
 	e := set.Explain(policy.Request{
 		Principal: p, Roles: roles, Action: policy.Action(req.GetAction()), Resource: resource,
 		Time: time.UnixMilli(answer.now), Addr: answer.origin.addr,
+		Granted: s.gate.granted(answer.store, p.String(), policy.Action(req.GetAction()), req.GetResource()),
 	})
 	out := &hizov1.ExplainResponse{Allowed: e.Allowed, Policies: e.Policies, Errors: e.Errors, Missing: e.Missing}
 	enabled, err := s.gate.enabled(answer.footing, p)
@@ -198,6 +199,10 @@ func resourceOf(action policy.Action, text string) (policy.Resource, error) {
 	case policy.Reveal, policy.Inject, policy.Put, policy.Versions, policy.Delete, policy.Undelete, policy.Destroy:
 		r, err := name.ParseResource(text)
 		return policy.Secret(r.Vault, r.Path), err
+	case policy.Open, policy.PipelineCreate, policy.PipelineShow, policy.PipelineGrant, policy.PipelineSet, policy.PipelineDelete,
+		policy.PipelineKey, policy.PipelineRotateKey, policy.PipelineRevokeSeal, policy.PipelineReseal:
+		p, err := name.ParsePipeline(text)
+		return policy.Pipeline(p.Vault, p.Name), err
 	case policy.RoleGrant, policy.RoleRevoke:
 		if !policy.IsRole(text) {
 			return policy.Resource{}, invalid("resource", "there is no such role; the roles are %s", strings.Join(policy.Roles(), ", "))

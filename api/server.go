@@ -36,6 +36,7 @@ type Node interface {
 	Leader() (cluster.LeaderInfo, bool)
 	Keyring() (*keyring.Keyring, error)
 	Status() cluster.Status
+	SignByCA(statement []byte) ([]byte, error)
 	ClientCertificate() (*tls.Certificate, error)
 }
 
@@ -123,6 +124,7 @@ func (s *Server) register(r *grpc.Server) {
 	hizov1.RegisterSecretServiceServer(r, &secretService{Server: s})
 	hizov1.RegisterIdentityServiceServer(r, &identityService{Server: s})
 	hizov1.RegisterPolicyServiceServer(r, &policyService{Server: s})
+	hizov1.RegisterPipelineServiceServer(r, &pipelineService{Server: s})
 	hizov1.RegisterAuditServiceServer(r, &auditService{Server: s})
 	hizov1.RegisterClusterServiceServer(r, &clusterService{Server: s})
 	grpc_health_v1.RegisterHealthServer(r, &healthService{Server: s})

@@ -15,6 +15,7 @@ import (
 	"github.com/hizo/hizo/api/hizov1"
 	"github.com/hizo/hizo/api/name"
 	"github.com/hizo/hizo/api/policy"
+	"github.com/hizo/hizo/api/seal"
 	"github.com/hizo/hizo/cluster"
 	"github.com/hizo/hizo/crypto/hybrid"
 	"github.com/hizo/hizo/crypto/keyring"
@@ -129,6 +130,7 @@ var reasons = map[string]reason{
 		errs: []error{
 			name.ErrNotCanonical, policy.ErrDuplicate, hybrid.ErrPublicKey, shares.ErrThreshold, auth.ErrWeakPassword,
 			cluster.ErrCSR, cluster.ErrJoinToken,
+			seal.ErrFormat, seal.ErrOpen, seal.ErrTooLarge, seal.ErrExpiry,
 		},
 	},
 	hizov1.ReasonTooLarge: {

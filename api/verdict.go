@@ -1,6 +1,7 @@
 package api
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"sync"
@@ -28,6 +29,7 @@ type verdictKey struct {
 	action   policy.Action
 	resource policy.Resource
 	detail   string
+	granted  bool
 }
 
 // verdicts remembers decisions. An entry counts only while its reads are current, and its reads go into
@@ -114,11 +116,14 @@ func (g *gate) authorise(r *round) ([]*verdict, error) {
 			return nil, errSuperseded // policies changed between two targets
 		}
 	}
+	if len(r.more) > 0 {
+		r.reads, r.shared = append(append(make([]fsm.Read, 0, len(r.reads)+len(r.more)+2), r.reads...), r.more...), false
+	}
 	return verdicts, nil
 }
 
 func (g *gate) decide(r *round, t *target) (*verdict, error) {
-	key := verdictKey{token: r.caller.token, action: t.action, resource: t.resource, detail: t.detail}
+	key := verdictKey{token: r.caller.token, action: t.action, resource: t.resource, detail: t.detail, granted: t.granted}
 	if v := g.verdict.get(&key); v != nil && current(r.store, v.reads) {
 		return v, nil
 	}
@@ -148,7 +153,7 @@ func (g *gate) decide(r *round, t *target) (*verdict, error) {
 func (g *gate) question(r *round, t *target) policy.Request {
 	return policy.Request{
 		Principal: r.caller.principal, Roles: r.caller.roles, Action: t.action, Resource: t.resource,
-		Time: time.UnixMilli(r.now), Addr: r.origin.addr, Method: r.caller.method,
+		Time: time.UnixMilli(r.now), Addr: r.origin.addr, Method: r.caller.method, Granted: t.granted,
 	}
 }
 
@@ -172,9 +177,12 @@ func firstDenied(verdicts []*verdict) *verdict {
 func (v *verdict) denied(g *gate, r *round) error {
 	t, missing := r.targets[0], v.missing
 	for i := range r.targets {
-		if v.set != nil && r.targets[i].name == v.audit.Resource && string(r.targets[i].action) == v.audit.Action {
+		if v.set != nil && r.targets[i].name == v.audit.Resource && string(r.targets[i].action) == v.audit.Action && r.targets[i].detail == v.audit.Detail {
 			t = r.targets[i]
 		}
+	}
+	if v.set != nil && !t.granted {
+		missing = cmp.Or(missing, t.why)
 	}
 	if missing == "" && v.set != nil {
 		if e := v.set.Explain(g.question(r, &t)); len(e.Missing) > 0 {

@@ -129,6 +129,24 @@ func signByCA(ring *keyring.Keyring, ca []byte, template *x509.Certificate, publ
 	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}), nil
 }
 
+// SignByCA signs a statement with the CA's key: ECDSA over its SHA-256. A statement must not be a certificate, so it
+// begins with a zero byte.
+func (n *Node) SignByCA(statement []byte) ([]byte, error) {
+	if len(statement) == 0 || statement[0] != 0 {
+		return nil, errors.New("the CA signs certificates and tuples only")
+	}
+	ring, err := n.Keyring()
+	if err != nil {
+		return nil, err
+	}
+	key, err := caKey(ring, 1)
+	if err != nil {
+		return nil, err
+	}
+	sum := sha256.Sum256(statement)
+	return ecdsa.SignASN1(rand.Reader, key, sum[:])
+}
+
 // ErrCSR says that a certificate request cannot be signed.
 var ErrCSR = errors.New("not a usable certificate request")
 

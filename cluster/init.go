@@ -132,7 +132,7 @@ func (n *Node) makeGenesis(req InitRequest) (*fsm.Genesis, keyring.Root, []share
 	var wrapped []keyring.WrappedKey
 	genesis := &fsm.Genesis{}
 	for _, purpose := range []string{
-		keyring.Audit, keyring.AuditHPKE, keyring.CA, keyring.Fingerprint, keyring.Gossip, keyring.MAC, keyring.Password,
+		keyring.Audit, keyring.AuditHPKE, keyring.CA, keyring.Fingerprint, keyring.Gossip, keyring.MAC, keyring.Password, keyring.Pipeline,
 	} {
 		w, err := maker.Generate(purpose, 1)
 		if err != nil {

@@ -310,12 +310,24 @@ func (s *Store) Pipeline(vault, name string) (Pipeline, bool) {
 	return read[Pipeline](s, ObjPipeline(vault, name))
 }
 
-// Pipelines lists the pipelines of a vault by name, of all vaults where vault is empty.
-func (s *Store) Pipelines(vault string) []Pipeline {
-	if vault == "" {
-		return list[Pipeline](s, "pipeline/")
+// Pipelines lists the pipelines of a vault, of all vaults where that is empty, in order of VAULT/NAME behind after, at
+// most limit.
+func (s *Store) Pipelines(vault, after string, limit int) []Pipeline {
+	prefix, from := "pipeline/", ""
+	if vault != "" {
+		prefix = ObjPipeline(vault, "")
 	}
-	return list[Pipeline](s, ObjPipeline(vault, ""))
+	if after != "" {
+		from = max("pipeline/"+after+"\x00", prefix)
+	}
+	var out []Pipeline
+	s.scan(prefix, from, func(_ string, o object) bool {
+		if len(out) < limit {
+			out = append(out, *o.(*Pipeline))
+		}
+		return len(out) < limit
+	})
+	return out
 }
 
 // SealRevocations lists the revoked sealed values of a pipeline by digest.

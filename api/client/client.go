@@ -170,6 +170,9 @@ func (c *Client) Identities() hizov1.IdentityServiceClient { return hizov1.NewId
 // Policies returns the stub of the service for policies.
 func (c *Client) Policies() hizov1.PolicyServiceClient { return hizov1.NewPolicyServiceClient(c) }
 
+// Pipelines returns the stub of the service for pipelines.
+func (c *Client) Pipelines() hizov1.PipelineServiceClient { return hizov1.NewPipelineServiceClient(c) }
+
 // Audit returns the stub of the audit service.
 func (c *Client) Audit() hizov1.AuditServiceClient { return hizov1.NewAuditServiceClient(c) }
 

@@ -23,6 +23,10 @@ var reads = []string{
 	hizov1.PolicyService_ListPolicies_FullMethodName,
 	hizov1.PolicyService_GetPolicy_FullMethodName,
 	hizov1.PolicyService_Explain_FullMethodName,
+	hizov1.PipelineService_ListPipelines_FullMethodName,
+	hizov1.PipelineService_GetPipeline_FullMethodName,
+	hizov1.PipelineService_GetPipelineKey_FullMethodName,
+	hizov1.PipelineService_Reseal_FullMethodName, // makes another sealed value of the same
 	hizov1.AuditService_Tail_FullMethodName,
 	hizov1.AuditService_Search_FullMethodName,
 	hizov1.AuditService_Export_FullMethodName,

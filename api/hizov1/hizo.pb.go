@@ -1040,10 +1040,12 @@ func (x *RevealResponse) GetAuditSequence() uint64 {
 }
 
 type InjectRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Refs          []*InjectRequest_Ref   `protobuf:"bytes,1,rep,name=refs,proto3" json:"refs,omitempty"`                                     // answered in this order
-	ExecutionKey  []byte                 `protobuf:"bytes,2,opt,name=execution_key,json=executionKey,proto3" json:"execution_key,omitempty"` // HPKE public key (MLKEM768X25519) made for this one execution
-	Execution     string                 `protobuf:"bytes,3,opt,name=execution,proto3" json:"execution,omitempty"`                           // free text naming the run, kept sealed in the audit record
+	state         protoimpl.MessageState  `protogen:"open.v1"`
+	Refs          []*InjectRequest_Ref    `protobuf:"bytes,1,rep,name=refs,proto3" json:"refs,omitempty"`                                     // answered in this order
+	ExecutionKey  []byte                  `protobuf:"bytes,2,opt,name=execution_key,json=executionKey,proto3" json:"execution_key,omitempty"` // HPKE public key (MLKEM768X25519) made for this one execution
+	Execution     string                  `protobuf:"bytes,3,opt,name=execution,proto3" json:"execution,omitempty"`                           // free text naming the run, kept sealed in the audit record
+	Sealed        []*InjectRequest_Sealed `protobuf:"bytes,4,rep,name=sealed,proto3" json:"sealed,omitempty"`                                 // for variables that the caller's pipeline declares as sealed
+	Pipeline      bool                    `protobuf:"varint,5,opt,name=pipeline,proto3" json:"pipeline,omitempty"`                            // all variables of the caller's pipeline
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1099,11 +1101,28 @@ func (x *InjectRequest) GetExecution() string {
 	return ""
 }
 
+func (x *InjectRequest) GetSealed() []*InjectRequest_Sealed {
+	if x != nil {
+		return x.Sealed
+	}
+	return nil
+}
+
+func (x *InjectRequest) GetPipeline() bool {
+	if x != nil {
+		return x.Pipeline
+	}
+	return false
+}
+
 type InjectResponse struct {
-	state         protoimpl.MessageState  `protogen:"open.v1"`
-	Values        []*InjectResponse_Value `protobuf:"bytes,1,rep,name=values,proto3" json:"values,omitempty"`
-	ClusterId     string                  `protobuf:"bytes,2,opt,name=cluster_id,json=clusterId,proto3" json:"cluster_id,omitempty"`
-	Principal     string                  `protobuf:"bytes,3,opt,name=principal,proto3" json:"principal,omitempty"` // whom the values are sealed for: part of the info
+	state         protoimpl.MessageState     `protogen:"open.v1"`
+	Values        []*InjectResponse_Value    `protobuf:"bytes,1,rep,name=values,proto3" json:"values,omitempty"`
+	ClusterId     string                     `protobuf:"bytes,2,opt,name=cluster_id,json=clusterId,proto3" json:"cluster_id,omitempty"`
+	Principal     string                     `protobuf:"bytes,3,opt,name=principal,proto3" json:"principal,omitempty"` // whom the values are sealed for: part of the info
+	Variables     []*InjectResponse_Variable `protobuf:"bytes,4,rep,name=variables,proto3" json:"variables,omitempty"` // those of sealed in their order, then those of the pipeline by name
+	Pipeline      string                     `protobuf:"bytes,5,opt,name=pipeline,proto3" json:"pipeline,omitempty"`   // VAULT/NAME, where sealed or pipeline was asked for
+	Missing       []string                   `protobuf:"bytes,6,rep,name=missing,proto3" json:"missing,omitempty"`     // with pipeline: declared as sealed, and not in sealed
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1157,6 +1176,27 @@ func (x *InjectResponse) GetPrincipal() string {
 		return x.Principal
 	}
 	return ""
+}
+
+func (x *InjectResponse) GetVariables() []*InjectResponse_Variable {
+	if x != nil {
+		return x.Variables
+	}
+	return nil
+}
+
+func (x *InjectResponse) GetPipeline() string {
+	if x != nil {
+		return x.Pipeline
+	}
+	return ""
+}
+
+func (x *InjectResponse) GetMissing() []string {
+	if x != nil {
+		return x.Missing
+	}
+	return nil
 }
 
 type ListSecretsRequest struct {
@@ -4568,6 +4608,58 @@ func (x *InjectRequest_Ref) GetVersion() uint32 {
 	return 0
 }
 
+type InjectRequest_Sealed struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"` // the variable that the value stood in
+	Text          string                 `protobuf:"bytes,2,opt,name=text,proto3" json:"text,omitempty"` // hizo:v1:…
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *InjectRequest_Sealed) Reset() {
+	*x = InjectRequest_Sealed{}
+	mi := &file_hizov1_hizo_proto_msgTypes[82]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *InjectRequest_Sealed) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*InjectRequest_Sealed) ProtoMessage() {}
+
+func (x *InjectRequest_Sealed) ProtoReflect() protoreflect.Message {
+	mi := &file_hizov1_hizo_proto_msgTypes[82]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use InjectRequest_Sealed.ProtoReflect.Descriptor instead.
+func (*InjectRequest_Sealed) Descriptor() ([]byte, []int) {
+	return file_hizov1_hizo_proto_rawDescGZIP(), []int{18, 1}
+}
+
+func (x *InjectRequest_Sealed) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *InjectRequest_Sealed) GetText() string {
+	if x != nil {
+		return x.Text
+	}
+	return ""
+}
+
 type InjectResponse_Value struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Version       uint32                 `protobuf:"varint,1,opt,name=version,proto3" json:"version,omitempty"`
@@ -4579,7 +4671,7 @@ type InjectResponse_Value struct {
 
 func (x *InjectResponse_Value) Reset() {
 	*x = InjectResponse_Value{}
-	mi := &file_hizov1_hizo_proto_msgTypes[82]
+	mi := &file_hizov1_hizo_proto_msgTypes[83]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4591,7 +4683,7 @@ func (x *InjectResponse_Value) String() string {
 func (*InjectResponse_Value) ProtoMessage() {}
 
 func (x *InjectResponse_Value) ProtoReflect() protoreflect.Message {
-	mi := &file_hizov1_hizo_proto_msgTypes[82]
+	mi := &file_hizov1_hizo_proto_msgTypes[83]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4628,6 +4720,84 @@ func (x *InjectResponse_Value) GetAuditSequence() uint64 {
 	return 0
 }
 
+type InjectResponse_Variable struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Name  string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// Where the value is from, part of the info: the reference as declared, or seal:<hex SHA-256 of the text>. A lease's
+	// reference comes without value: LeaseService issues it.
+	Source        string `protobuf:"bytes,2,opt,name=source,proto3" json:"source,omitempty"`
+	Version       uint32 `protobuf:"varint,3,opt,name=version,proto3" json:"version,omitempty"`
+	Sealed        []byte `protobuf:"bytes,4,opt,name=sealed,proto3" json:"sealed,omitempty"` // as in Value, the info binds cluster, principal, pipeline, variable and source
+	AuditSequence uint64 `protobuf:"varint,5,opt,name=audit_sequence,json=auditSequence,proto3" json:"audit_sequence,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *InjectResponse_Variable) Reset() {
+	*x = InjectResponse_Variable{}
+	mi := &file_hizov1_hizo_proto_msgTypes[84]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *InjectResponse_Variable) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*InjectResponse_Variable) ProtoMessage() {}
+
+func (x *InjectResponse_Variable) ProtoReflect() protoreflect.Message {
+	mi := &file_hizov1_hizo_proto_msgTypes[84]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use InjectResponse_Variable.ProtoReflect.Descriptor instead.
+func (*InjectResponse_Variable) Descriptor() ([]byte, []int) {
+	return file_hizov1_hizo_proto_rawDescGZIP(), []int{19, 1}
+}
+
+func (x *InjectResponse_Variable) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *InjectResponse_Variable) GetSource() string {
+	if x != nil {
+		return x.Source
+	}
+	return ""
+}
+
+func (x *InjectResponse_Variable) GetVersion() uint32 {
+	if x != nil {
+		return x.Version
+	}
+	return 0
+}
+
+func (x *InjectResponse_Variable) GetSealed() []byte {
+	if x != nil {
+		return x.Sealed
+	}
+	return nil
+}
+
+func (x *InjectResponse_Variable) GetAuditSequence() uint64 {
+	if x != nil {
+		return x.AuditSequence
+	}
+	return 0
+}
+
 type ListSecretsResponse_Item struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Path          string                 `protobuf:"bytes,1,opt,name=path,proto3" json:"path,omitempty"`
@@ -4639,7 +4809,7 @@ type ListSecretsResponse_Item struct {
 
 func (x *ListSecretsResponse_Item) Reset() {
 	*x = ListSecretsResponse_Item{}
-	mi := &file_hizov1_hizo_proto_msgTypes[83]
+	mi := &file_hizov1_hizo_proto_msgTypes[85]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4651,7 +4821,7 @@ func (x *ListSecretsResponse_Item) String() string {
 func (*ListSecretsResponse_Item) ProtoMessage() {}
 
 func (x *ListSecretsResponse_Item) ProtoReflect() protoreflect.Message {
-	mi := &file_hizov1_hizo_proto_msgTypes[83]
+	mi := &file_hizov1_hizo_proto_msgTypes[85]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4701,7 +4871,7 @@ type VersionsResponse_Item struct {
 
 func (x *VersionsResponse_Item) Reset() {
 	*x = VersionsResponse_Item{}
-	mi := &file_hizov1_hizo_proto_msgTypes[84]
+	mi := &file_hizov1_hizo_proto_msgTypes[86]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4713,7 +4883,7 @@ func (x *VersionsResponse_Item) String() string {
 func (*VersionsResponse_Item) ProtoMessage() {}
 
 func (x *VersionsResponse_Item) ProtoReflect() protoreflect.Message {
-	mi := &file_hizov1_hizo_proto_msgTypes[84]
+	mi := &file_hizov1_hizo_proto_msgTypes[86]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4776,7 +4946,7 @@ type ListRolesResponse_Binding struct {
 
 func (x *ListRolesResponse_Binding) Reset() {
 	*x = ListRolesResponse_Binding{}
-	mi := &file_hizov1_hizo_proto_msgTypes[85]
+	mi := &file_hizov1_hizo_proto_msgTypes[87]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4788,7 +4958,7 @@ func (x *ListRolesResponse_Binding) String() string {
 func (*ListRolesResponse_Binding) ProtoMessage() {}
 
 func (x *ListRolesResponse_Binding) ProtoReflect() protoreflect.Message {
-	mi := &file_hizov1_hizo_proto_msgTypes[85]
+	mi := &file_hizov1_hizo_proto_msgTypes[87]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4914,25 +5084,39 @@ const file_hizov1_hizo_proto_rawDesc = "" +
 	"\x0eaudit_sequence\x18\x04 \x01(\x04R\rauditSequence\x1a9\n" +
 	"\vFieldsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\fR\x05value:\x028\x01\"\xe3\x01\n" +
+	"\x05value\x18\x02 \x01(\fR\x05value:\x028\x01\"\xe8\x02\n" +
 	"\rInjectRequest\x12.\n" +
 	"\x04refs\x18\x01 \x03(\v2\x1a.hizo.v1.InjectRequest.RefR\x04refs\x12#\n" +
 	"\rexecution_key\x18\x02 \x01(\fR\fexecutionKey\x12\x1c\n" +
-	"\texecution\x18\x03 \x01(\tR\texecution\x1a_\n" +
+	"\texecution\x18\x03 \x01(\tR\texecution\x125\n" +
+	"\x06sealed\x18\x04 \x03(\v2\x1d.hizo.v1.InjectRequest.SealedR\x06sealed\x12\x1a\n" +
+	"\bpipeline\x18\x05 \x01(\bR\bpipeline\x1a_\n" +
 	"\x03Ref\x12\x14\n" +
 	"\x05vault\x18\x01 \x01(\tR\x05vault\x12\x12\n" +
 	"\x04path\x18\x02 \x01(\tR\x04path\x12\x14\n" +
 	"\x05field\x18\x03 \x01(\tR\x05field\x12\x18\n" +
-	"\aversion\x18\x04 \x01(\rR\aversion\"\xe6\x01\n" +
+	"\aversion\x18\x04 \x01(\rR\aversion\x1a0\n" +
+	"\x06Sealed\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x12\n" +
+	"\x04text\x18\x02 \x01(\tR\x04text\"\xee\x03\n" +
 	"\x0eInjectResponse\x125\n" +
 	"\x06values\x18\x01 \x03(\v2\x1d.hizo.v1.InjectResponse.ValueR\x06values\x12\x1d\n" +
 	"\n" +
 	"cluster_id\x18\x02 \x01(\tR\tclusterId\x12\x1c\n" +
-	"\tprincipal\x18\x03 \x01(\tR\tprincipal\x1a`\n" +
+	"\tprincipal\x18\x03 \x01(\tR\tprincipal\x12>\n" +
+	"\tvariables\x18\x04 \x03(\v2 .hizo.v1.InjectResponse.VariableR\tvariables\x12\x1a\n" +
+	"\bpipeline\x18\x05 \x01(\tR\bpipeline\x12\x18\n" +
+	"\amissing\x18\x06 \x03(\tR\amissing\x1a`\n" +
 	"\x05Value\x12\x18\n" +
 	"\aversion\x18\x01 \x01(\rR\aversion\x12\x16\n" +
 	"\x06sealed\x18\x02 \x01(\fR\x06sealed\x12%\n" +
-	"\x0eaudit_sequence\x18\x03 \x01(\x04R\rauditSequence\"n\n" +
+	"\x0eaudit_sequence\x18\x03 \x01(\x04R\rauditSequence\x1a\x8f\x01\n" +
+	"\bVariable\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x16\n" +
+	"\x06source\x18\x02 \x01(\tR\x06source\x12\x18\n" +
+	"\aversion\x18\x03 \x01(\rR\aversion\x12\x16\n" +
+	"\x06sealed\x18\x04 \x01(\fR\x06sealed\x12%\n" +
+	"\x0eaudit_sequence\x18\x05 \x01(\x04R\rauditSequence\"n\n" +
 	"\x12ListSecretsRequest\x12\x14\n" +
 	"\x05vault\x18\x01 \x01(\tR\x05vault\x12\x16\n" +
 	"\x06prefix\x18\x02 \x01(\tR\x06prefix\x12\x14\n" +
@@ -5259,7 +5443,7 @@ func file_hizov1_hizo_proto_rawDescGZIP() []byte {
 	return file_hizov1_hizo_proto_rawDescData
 }
 
-var file_hizov1_hizo_proto_msgTypes = make([]protoimpl.MessageInfo, 87)
+var file_hizov1_hizo_proto_msgTypes = make([]protoimpl.MessageInfo, 89)
 var file_hizov1_hizo_proto_goTypes = []any{
 	(*LoginRequest)(nil),              // 0: hizo.v1.LoginRequest
 	(*LoginWorkloadRequest)(nil),      // 1: hizo.v1.LoginWorkloadRequest
@@ -5343,130 +5527,134 @@ var file_hizov1_hizo_proto_goTypes = []any{
 	nil,                               // 79: hizo.v1.PutRequest.FieldsEntry
 	nil,                               // 80: hizo.v1.RevealResponse.FieldsEntry
 	(*InjectRequest_Ref)(nil),         // 81: hizo.v1.InjectRequest.Ref
-	(*InjectResponse_Value)(nil),      // 82: hizo.v1.InjectResponse.Value
-	(*ListSecretsResponse_Item)(nil),  // 83: hizo.v1.ListSecretsResponse.Item
-	(*VersionsResponse_Item)(nil),     // 84: hizo.v1.VersionsResponse.Item
-	(*ListRolesResponse_Binding)(nil), // 85: hizo.v1.ListRolesResponse.Binding
-	nil,                               // 86: hizo.v1.AuditRecord.ClaimsEntry
+	(*InjectRequest_Sealed)(nil),      // 82: hizo.v1.InjectRequest.Sealed
+	(*InjectResponse_Value)(nil),      // 83: hizo.v1.InjectResponse.Value
+	(*InjectResponse_Variable)(nil),   // 84: hizo.v1.InjectResponse.Variable
+	(*ListSecretsResponse_Item)(nil),  // 85: hizo.v1.ListSecretsResponse.Item
+	(*VersionsResponse_Item)(nil),     // 86: hizo.v1.VersionsResponse.Item
+	(*ListRolesResponse_Binding)(nil), // 87: hizo.v1.ListRolesResponse.Binding
+	nil,                               // 88: hizo.v1.AuditRecord.ClaimsEntry
 }
 var file_hizov1_hizo_proto_depIdxs = []int32{
 	11, // 0: hizo.v1.ListVaultsResponse.vaults:type_name -> hizo.v1.Vault
 	79, // 1: hizo.v1.PutRequest.fields:type_name -> hizo.v1.PutRequest.FieldsEntry
 	80, // 2: hizo.v1.RevealResponse.fields:type_name -> hizo.v1.RevealResponse.FieldsEntry
 	81, // 3: hizo.v1.InjectRequest.refs:type_name -> hizo.v1.InjectRequest.Ref
-	82, // 4: hizo.v1.InjectResponse.values:type_name -> hizo.v1.InjectResponse.Value
-	83, // 5: hizo.v1.ListSecretsResponse.items:type_name -> hizo.v1.ListSecretsResponse.Item
-	84, // 6: hizo.v1.VersionsResponse.items:type_name -> hizo.v1.VersionsResponse.Item
-	28, // 7: hizo.v1.ListIdentitiesResponse.identities:type_name -> hizo.v1.Identity
-	85, // 8: hizo.v1.ListRolesResponse.bindings:type_name -> hizo.v1.ListRolesResponse.Binding
-	44, // 9: hizo.v1.ListPoliciesResponse.policies:type_name -> hizo.v1.Policy
-	86, // 10: hizo.v1.AuditRecord.claims:type_name -> hizo.v1.AuditRecord.ClaimsEntry
-	52, // 11: hizo.v1.SearchResponse.records:type_name -> hizo.v1.AuditRecord
-	52, // 12: hizo.v1.ProveResponse.record:type_name -> hizo.v1.AuditRecord
-	68, // 13: hizo.v1.MembersResponse.members:type_name -> hizo.v1.Member
-	0,  // 14: hizo.v1.AuthService.Login:input_type -> hizo.v1.LoginRequest
-	1,  // 15: hizo.v1.AuthService.LoginWorkload:input_type -> hizo.v1.LoginWorkloadRequest
-	2,  // 16: hizo.v1.AuthService.LoginCertificate:input_type -> hizo.v1.LoginCertificateRequest
-	3,  // 17: hizo.v1.AuthService.Enrol:input_type -> hizo.v1.EnrolRequest
-	5,  // 18: hizo.v1.AuthService.Logout:input_type -> hizo.v1.LogoutRequest
-	7,  // 19: hizo.v1.AuthService.Renew:input_type -> hizo.v1.RenewRequest
-	8,  // 20: hizo.v1.AuthService.WhoAmI:input_type -> hizo.v1.WhoAmIRequest
-	10, // 21: hizo.v1.VaultService.CreateVault:input_type -> hizo.v1.CreateVaultRequest
-	12, // 22: hizo.v1.VaultService.ListVaults:input_type -> hizo.v1.ListVaultsRequest
-	14, // 23: hizo.v1.SecretService.Put:input_type -> hizo.v1.PutRequest
-	16, // 24: hizo.v1.SecretService.Reveal:input_type -> hizo.v1.RevealRequest
-	18, // 25: hizo.v1.SecretService.Inject:input_type -> hizo.v1.InjectRequest
-	20, // 26: hizo.v1.SecretService.List:input_type -> hizo.v1.ListSecretsRequest
-	22, // 27: hizo.v1.SecretService.Versions:input_type -> hizo.v1.VersionsRequest
-	24, // 28: hizo.v1.SecretService.Delete:input_type -> hizo.v1.ChangeVersionsRequest
-	24, // 29: hizo.v1.SecretService.Undelete:input_type -> hizo.v1.ChangeVersionsRequest
-	24, // 30: hizo.v1.SecretService.Destroy:input_type -> hizo.v1.ChangeVersionsRequest
-	26, // 31: hizo.v1.IdentityService.CreateUser:input_type -> hizo.v1.CreateUserRequest
-	29, // 32: hizo.v1.IdentityService.ListUsers:input_type -> hizo.v1.ListIdentitiesRequest
-	31, // 33: hizo.v1.IdentityService.DisableUser:input_type -> hizo.v1.DisableRequest
-	27, // 34: hizo.v1.IdentityService.SetPassword:input_type -> hizo.v1.SetPasswordRequest
-	32, // 35: hizo.v1.IdentityService.GrantRole:input_type -> hizo.v1.RoleRequest
-	32, // 36: hizo.v1.IdentityService.RevokeRole:input_type -> hizo.v1.RoleRequest
-	34, // 37: hizo.v1.IdentityService.ListRoles:input_type -> hizo.v1.ListRolesRequest
-	36, // 38: hizo.v1.IdentityService.CreateWorkload:input_type -> hizo.v1.CreateWorkloadRequest
-	29, // 39: hizo.v1.IdentityService.ListWorkloads:input_type -> hizo.v1.ListIdentitiesRequest
-	31, // 40: hizo.v1.IdentityService.DisableWorkload:input_type -> hizo.v1.DisableRequest
-	37, // 41: hizo.v1.IdentityService.CreateSecretID:input_type -> hizo.v1.CreateSecretIDRequest
-	39, // 42: hizo.v1.IdentityService.IssueCertificate:input_type -> hizo.v1.IssueCertificateRequest
-	41, // 43: hizo.v1.IdentityService.RevokeTokens:input_type -> hizo.v1.RevokeTokensRequest
-	43, // 44: hizo.v1.PolicyService.PutPolicy:input_type -> hizo.v1.PutPolicyRequest
-	45, // 45: hizo.v1.PolicyService.ListPolicies:input_type -> hizo.v1.ListPoliciesRequest
-	47, // 46: hizo.v1.PolicyService.GetPolicy:input_type -> hizo.v1.GetPolicyRequest
-	48, // 47: hizo.v1.PolicyService.DeletePolicy:input_type -> hizo.v1.DeletePolicyRequest
-	50, // 48: hizo.v1.PolicyService.Explain:input_type -> hizo.v1.ExplainRequest
-	53, // 49: hizo.v1.AuditService.Tail:input_type -> hizo.v1.TailRequest
-	54, // 50: hizo.v1.AuditService.Search:input_type -> hizo.v1.SearchRequest
-	56, // 51: hizo.v1.AuditService.Export:input_type -> hizo.v1.ExportRequest
-	58, // 52: hizo.v1.AuditService.Prove:input_type -> hizo.v1.ProveRequest
-	60, // 53: hizo.v1.AuditService.LatestCheckpoint:input_type -> hizo.v1.CheckpointRequest
-	62, // 54: hizo.v1.ClusterService.Init:input_type -> hizo.v1.InitRequest
-	64, // 55: hizo.v1.ClusterService.Status:input_type -> hizo.v1.StatusRequest
-	66, // 56: hizo.v1.ClusterService.Members:input_type -> hizo.v1.MembersRequest
-	69, // 57: hizo.v1.ClusterService.Unseal:input_type -> hizo.v1.UnsealRequest
-	71, // 58: hizo.v1.ClusterService.Seal:input_type -> hizo.v1.SealRequest
-	73, // 59: hizo.v1.ClusterService.CreateJoinToken:input_type -> hizo.v1.JoinTokenRequest
-	75, // 60: hizo.v1.ClusterService.Approve:input_type -> hizo.v1.ApproveRequest
-	76, // 61: hizo.v1.ClusterService.Quarantine:input_type -> hizo.v1.QuarantineRequest
-	77, // 62: hizo.v1.ClusterService.Remove:input_type -> hizo.v1.RemoveRequest
-	4,  // 63: hizo.v1.AuthService.Login:output_type -> hizo.v1.LoginResponse
-	4,  // 64: hizo.v1.AuthService.LoginWorkload:output_type -> hizo.v1.LoginResponse
-	4,  // 65: hizo.v1.AuthService.LoginCertificate:output_type -> hizo.v1.LoginResponse
-	4,  // 66: hizo.v1.AuthService.Enrol:output_type -> hizo.v1.LoginResponse
-	6,  // 67: hizo.v1.AuthService.Logout:output_type -> hizo.v1.LogoutResponse
-	4,  // 68: hizo.v1.AuthService.Renew:output_type -> hizo.v1.LoginResponse
-	9,  // 69: hizo.v1.AuthService.WhoAmI:output_type -> hizo.v1.WhoAmIResponse
-	11, // 70: hizo.v1.VaultService.CreateVault:output_type -> hizo.v1.Vault
-	13, // 71: hizo.v1.VaultService.ListVaults:output_type -> hizo.v1.ListVaultsResponse
-	15, // 72: hizo.v1.SecretService.Put:output_type -> hizo.v1.PutResponse
-	17, // 73: hizo.v1.SecretService.Reveal:output_type -> hizo.v1.RevealResponse
-	19, // 74: hizo.v1.SecretService.Inject:output_type -> hizo.v1.InjectResponse
-	21, // 75: hizo.v1.SecretService.List:output_type -> hizo.v1.ListSecretsResponse
-	23, // 76: hizo.v1.SecretService.Versions:output_type -> hizo.v1.VersionsResponse
-	25, // 77: hizo.v1.SecretService.Delete:output_type -> hizo.v1.ChangeVersionsResponse
-	25, // 78: hizo.v1.SecretService.Undelete:output_type -> hizo.v1.ChangeVersionsResponse
-	25, // 79: hizo.v1.SecretService.Destroy:output_type -> hizo.v1.ChangeVersionsResponse
-	28, // 80: hizo.v1.IdentityService.CreateUser:output_type -> hizo.v1.Identity
-	30, // 81: hizo.v1.IdentityService.ListUsers:output_type -> hizo.v1.ListIdentitiesResponse
-	28, // 82: hizo.v1.IdentityService.DisableUser:output_type -> hizo.v1.Identity
-	28, // 83: hizo.v1.IdentityService.SetPassword:output_type -> hizo.v1.Identity
-	33, // 84: hizo.v1.IdentityService.GrantRole:output_type -> hizo.v1.RoleResponse
-	33, // 85: hizo.v1.IdentityService.RevokeRole:output_type -> hizo.v1.RoleResponse
-	35, // 86: hizo.v1.IdentityService.ListRoles:output_type -> hizo.v1.ListRolesResponse
-	28, // 87: hizo.v1.IdentityService.CreateWorkload:output_type -> hizo.v1.Identity
-	30, // 88: hizo.v1.IdentityService.ListWorkloads:output_type -> hizo.v1.ListIdentitiesResponse
-	28, // 89: hizo.v1.IdentityService.DisableWorkload:output_type -> hizo.v1.Identity
-	38, // 90: hizo.v1.IdentityService.CreateSecretID:output_type -> hizo.v1.CreateSecretIDResponse
-	40, // 91: hizo.v1.IdentityService.IssueCertificate:output_type -> hizo.v1.IssueCertificateResponse
-	42, // 92: hizo.v1.IdentityService.RevokeTokens:output_type -> hizo.v1.RevokeTokensResponse
-	44, // 93: hizo.v1.PolicyService.PutPolicy:output_type -> hizo.v1.Policy
-	46, // 94: hizo.v1.PolicyService.ListPolicies:output_type -> hizo.v1.ListPoliciesResponse
-	44, // 95: hizo.v1.PolicyService.GetPolicy:output_type -> hizo.v1.Policy
-	49, // 96: hizo.v1.PolicyService.DeletePolicy:output_type -> hizo.v1.DeletePolicyResponse
-	51, // 97: hizo.v1.PolicyService.Explain:output_type -> hizo.v1.ExplainResponse
-	52, // 98: hizo.v1.AuditService.Tail:output_type -> hizo.v1.AuditRecord
-	55, // 99: hizo.v1.AuditService.Search:output_type -> hizo.v1.SearchResponse
-	57, // 100: hizo.v1.AuditService.Export:output_type -> hizo.v1.ExportChunk
-	59, // 101: hizo.v1.AuditService.Prove:output_type -> hizo.v1.ProveResponse
-	61, // 102: hizo.v1.AuditService.LatestCheckpoint:output_type -> hizo.v1.CheckpointResponse
-	63, // 103: hizo.v1.ClusterService.Init:output_type -> hizo.v1.InitResponse
-	65, // 104: hizo.v1.ClusterService.Status:output_type -> hizo.v1.StatusResponse
-	67, // 105: hizo.v1.ClusterService.Members:output_type -> hizo.v1.MembersResponse
-	70, // 106: hizo.v1.ClusterService.Unseal:output_type -> hizo.v1.UnsealResponse
-	72, // 107: hizo.v1.ClusterService.Seal:output_type -> hizo.v1.SealResponse
-	74, // 108: hizo.v1.ClusterService.CreateJoinToken:output_type -> hizo.v1.JoinTokenResponse
-	68, // 109: hizo.v1.ClusterService.Approve:output_type -> hizo.v1.Member
-	68, // 110: hizo.v1.ClusterService.Quarantine:output_type -> hizo.v1.Member
-	78, // 111: hizo.v1.ClusterService.Remove:output_type -> hizo.v1.RemoveResponse
-	63, // [63:112] is the sub-list for method output_type
-	14, // [14:63] is the sub-list for method input_type
-	14, // [14:14] is the sub-list for extension type_name
-	14, // [14:14] is the sub-list for extension extendee
-	0,  // [0:14] is the sub-list for field type_name
+	82, // 4: hizo.v1.InjectRequest.sealed:type_name -> hizo.v1.InjectRequest.Sealed
+	83, // 5: hizo.v1.InjectResponse.values:type_name -> hizo.v1.InjectResponse.Value
+	84, // 6: hizo.v1.InjectResponse.variables:type_name -> hizo.v1.InjectResponse.Variable
+	85, // 7: hizo.v1.ListSecretsResponse.items:type_name -> hizo.v1.ListSecretsResponse.Item
+	86, // 8: hizo.v1.VersionsResponse.items:type_name -> hizo.v1.VersionsResponse.Item
+	28, // 9: hizo.v1.ListIdentitiesResponse.identities:type_name -> hizo.v1.Identity
+	87, // 10: hizo.v1.ListRolesResponse.bindings:type_name -> hizo.v1.ListRolesResponse.Binding
+	44, // 11: hizo.v1.ListPoliciesResponse.policies:type_name -> hizo.v1.Policy
+	88, // 12: hizo.v1.AuditRecord.claims:type_name -> hizo.v1.AuditRecord.ClaimsEntry
+	52, // 13: hizo.v1.SearchResponse.records:type_name -> hizo.v1.AuditRecord
+	52, // 14: hizo.v1.ProveResponse.record:type_name -> hizo.v1.AuditRecord
+	68, // 15: hizo.v1.MembersResponse.members:type_name -> hizo.v1.Member
+	0,  // 16: hizo.v1.AuthService.Login:input_type -> hizo.v1.LoginRequest
+	1,  // 17: hizo.v1.AuthService.LoginWorkload:input_type -> hizo.v1.LoginWorkloadRequest
+	2,  // 18: hizo.v1.AuthService.LoginCertificate:input_type -> hizo.v1.LoginCertificateRequest
+	3,  // 19: hizo.v1.AuthService.Enrol:input_type -> hizo.v1.EnrolRequest
+	5,  // 20: hizo.v1.AuthService.Logout:input_type -> hizo.v1.LogoutRequest
+	7,  // 21: hizo.v1.AuthService.Renew:input_type -> hizo.v1.RenewRequest
+	8,  // 22: hizo.v1.AuthService.WhoAmI:input_type -> hizo.v1.WhoAmIRequest
+	10, // 23: hizo.v1.VaultService.CreateVault:input_type -> hizo.v1.CreateVaultRequest
+	12, // 24: hizo.v1.VaultService.ListVaults:input_type -> hizo.v1.ListVaultsRequest
+	14, // 25: hizo.v1.SecretService.Put:input_type -> hizo.v1.PutRequest
+	16, // 26: hizo.v1.SecretService.Reveal:input_type -> hizo.v1.RevealRequest
+	18, // 27: hizo.v1.SecretService.Inject:input_type -> hizo.v1.InjectRequest
+	20, // 28: hizo.v1.SecretService.List:input_type -> hizo.v1.ListSecretsRequest
+	22, // 29: hizo.v1.SecretService.Versions:input_type -> hizo.v1.VersionsRequest
+	24, // 30: hizo.v1.SecretService.Delete:input_type -> hizo.v1.ChangeVersionsRequest
+	24, // 31: hizo.v1.SecretService.Undelete:input_type -> hizo.v1.ChangeVersionsRequest
+	24, // 32: hizo.v1.SecretService.Destroy:input_type -> hizo.v1.ChangeVersionsRequest
+	26, // 33: hizo.v1.IdentityService.CreateUser:input_type -> hizo.v1.CreateUserRequest
+	29, // 34: hizo.v1.IdentityService.ListUsers:input_type -> hizo.v1.ListIdentitiesRequest
+	31, // 35: hizo.v1.IdentityService.DisableUser:input_type -> hizo.v1.DisableRequest
+	27, // 36: hizo.v1.IdentityService.SetPassword:input_type -> hizo.v1.SetPasswordRequest
+	32, // 37: hizo.v1.IdentityService.GrantRole:input_type -> hizo.v1.RoleRequest
+	32, // 38: hizo.v1.IdentityService.RevokeRole:input_type -> hizo.v1.RoleRequest
+	34, // 39: hizo.v1.IdentityService.ListRoles:input_type -> hizo.v1.ListRolesRequest
+	36, // 40: hizo.v1.IdentityService.CreateWorkload:input_type -> hizo.v1.CreateWorkloadRequest
+	29, // 41: hizo.v1.IdentityService.ListWorkloads:input_type -> hizo.v1.ListIdentitiesRequest
+	31, // 42: hizo.v1.IdentityService.DisableWorkload:input_type -> hizo.v1.DisableRequest
+	37, // 43: hizo.v1.IdentityService.CreateSecretID:input_type -> hizo.v1.CreateSecretIDRequest
+	39, // 44: hizo.v1.IdentityService.IssueCertificate:input_type -> hizo.v1.IssueCertificateRequest
+	41, // 45: hizo.v1.IdentityService.RevokeTokens:input_type -> hizo.v1.RevokeTokensRequest
+	43, // 46: hizo.v1.PolicyService.PutPolicy:input_type -> hizo.v1.PutPolicyRequest
+	45, // 47: hizo.v1.PolicyService.ListPolicies:input_type -> hizo.v1.ListPoliciesRequest
+	47, // 48: hizo.v1.PolicyService.GetPolicy:input_type -> hizo.v1.GetPolicyRequest
+	48, // 49: hizo.v1.PolicyService.DeletePolicy:input_type -> hizo.v1.DeletePolicyRequest
+	50, // 50: hizo.v1.PolicyService.Explain:input_type -> hizo.v1.ExplainRequest
+	53, // 51: hizo.v1.AuditService.Tail:input_type -> hizo.v1.TailRequest
+	54, // 52: hizo.v1.AuditService.Search:input_type -> hizo.v1.SearchRequest
+	56, // 53: hizo.v1.AuditService.Export:input_type -> hizo.v1.ExportRequest
+	58, // 54: hizo.v1.AuditService.Prove:input_type -> hizo.v1.ProveRequest
+	60, // 55: hizo.v1.AuditService.LatestCheckpoint:input_type -> hizo.v1.CheckpointRequest
+	62, // 56: hizo.v1.ClusterService.Init:input_type -> hizo.v1.InitRequest
+	64, // 57: hizo.v1.ClusterService.Status:input_type -> hizo.v1.StatusRequest
+	66, // 58: hizo.v1.ClusterService.Members:input_type -> hizo.v1.MembersRequest
+	69, // 59: hizo.v1.ClusterService.Unseal:input_type -> hizo.v1.UnsealRequest
+	71, // 60: hizo.v1.ClusterService.Seal:input_type -> hizo.v1.SealRequest
+	73, // 61: hizo.v1.ClusterService.CreateJoinToken:input_type -> hizo.v1.JoinTokenRequest
+	75, // 62: hizo.v1.ClusterService.Approve:input_type -> hizo.v1.ApproveRequest
+	76, // 63: hizo.v1.ClusterService.Quarantine:input_type -> hizo.v1.QuarantineRequest
+	77, // 64: hizo.v1.ClusterService.Remove:input_type -> hizo.v1.RemoveRequest
+	4,  // 65: hizo.v1.AuthService.Login:output_type -> hizo.v1.LoginResponse
+	4,  // 66: hizo.v1.AuthService.LoginWorkload:output_type -> hizo.v1.LoginResponse
+	4,  // 67: hizo.v1.AuthService.LoginCertificate:output_type -> hizo.v1.LoginResponse
+	4,  // 68: hizo.v1.AuthService.Enrol:output_type -> hizo.v1.LoginResponse
+	6,  // 69: hizo.v1.AuthService.Logout:output_type -> hizo.v1.LogoutResponse
+	4,  // 70: hizo.v1.AuthService.Renew:output_type -> hizo.v1.LoginResponse
+	9,  // 71: hizo.v1.AuthService.WhoAmI:output_type -> hizo.v1.WhoAmIResponse
+	11, // 72: hizo.v1.VaultService.CreateVault:output_type -> hizo.v1.Vault
+	13, // 73: hizo.v1.VaultService.ListVaults:output_type -> hizo.v1.ListVaultsResponse
+	15, // 74: hizo.v1.SecretService.Put:output_type -> hizo.v1.PutResponse
+	17, // 75: hizo.v1.SecretService.Reveal:output_type -> hizo.v1.RevealResponse
+	19, // 76: hizo.v1.SecretService.Inject:output_type -> hizo.v1.InjectResponse
+	21, // 77: hizo.v1.SecretService.List:output_type -> hizo.v1.ListSecretsResponse
+	23, // 78: hizo.v1.SecretService.Versions:output_type -> hizo.v1.VersionsResponse
+	25, // 79: hizo.v1.SecretService.Delete:output_type -> hizo.v1.ChangeVersionsResponse
+	25, // 80: hizo.v1.SecretService.Undelete:output_type -> hizo.v1.ChangeVersionsResponse
+	25, // 81: hizo.v1.SecretService.Destroy:output_type -> hizo.v1.ChangeVersionsResponse
+	28, // 82: hizo.v1.IdentityService.CreateUser:output_type -> hizo.v1.Identity
+	30, // 83: hizo.v1.IdentityService.ListUsers:output_type -> hizo.v1.ListIdentitiesResponse
+	28, // 84: hizo.v1.IdentityService.DisableUser:output_type -> hizo.v1.Identity
+	28, // 85: hizo.v1.IdentityService.SetPassword:output_type -> hizo.v1.Identity
+	33, // 86: hizo.v1.IdentityService.GrantRole:output_type -> hizo.v1.RoleResponse
+	33, // 87: hizo.v1.IdentityService.RevokeRole:output_type -> hizo.v1.RoleResponse
+	35, // 88: hizo.v1.IdentityService.ListRoles:output_type -> hizo.v1.ListRolesResponse
+	28, // 89: hizo.v1.IdentityService.CreateWorkload:output_type -> hizo.v1.Identity
+	30, // 90: hizo.v1.IdentityService.ListWorkloads:output_type -> hizo.v1.ListIdentitiesResponse
+	28, // 91: hizo.v1.IdentityService.DisableWorkload:output_type -> hizo.v1.Identity
+	38, // 92: hizo.v1.IdentityService.CreateSecretID:output_type -> hizo.v1.CreateSecretIDResponse
+	40, // 93: hizo.v1.IdentityService.IssueCertificate:output_type -> hizo.v1.IssueCertificateResponse
+	42, // 94: hizo.v1.IdentityService.RevokeTokens:output_type -> hizo.v1.RevokeTokensResponse
+	44, // 95: hizo.v1.PolicyService.PutPolicy:output_type -> hizo.v1.Policy
+	46, // 96: hizo.v1.PolicyService.ListPolicies:output_type -> hizo.v1.ListPoliciesResponse
+	44, // 97: hizo.v1.PolicyService.GetPolicy:output_type -> hizo.v1.Policy
+	49, // 98: hizo.v1.PolicyService.DeletePolicy:output_type -> hizo.v1.DeletePolicyResponse
+	51, // 99: hizo.v1.PolicyService.Explain:output_type -> hizo.v1.ExplainResponse
+	52, // 100: hizo.v1.AuditService.Tail:output_type -> hizo.v1.AuditRecord
+	55, // 101: hizo.v1.AuditService.Search:output_type -> hizo.v1.SearchResponse
+	57, // 102: hizo.v1.AuditService.Export:output_type -> hizo.v1.ExportChunk
+	59, // 103: hizo.v1.AuditService.Prove:output_type -> hizo.v1.ProveResponse
+	61, // 104: hizo.v1.AuditService.LatestCheckpoint:output_type -> hizo.v1.CheckpointResponse
+	63, // 105: hizo.v1.ClusterService.Init:output_type -> hizo.v1.InitResponse
+	65, // 106: hizo.v1.ClusterService.Status:output_type -> hizo.v1.StatusResponse
+	67, // 107: hizo.v1.ClusterService.Members:output_type -> hizo.v1.MembersResponse
+	70, // 108: hizo.v1.ClusterService.Unseal:output_type -> hizo.v1.UnsealResponse
+	72, // 109: hizo.v1.ClusterService.Seal:output_type -> hizo.v1.SealResponse
+	74, // 110: hizo.v1.ClusterService.CreateJoinToken:output_type -> hizo.v1.JoinTokenResponse
+	68, // 111: hizo.v1.ClusterService.Approve:output_type -> hizo.v1.Member
+	68, // 112: hizo.v1.ClusterService.Quarantine:output_type -> hizo.v1.Member
+	78, // 113: hizo.v1.ClusterService.Remove:output_type -> hizo.v1.RemoveResponse
+	65, // [65:114] is the sub-list for method output_type
+	16, // [16:65] is the sub-list for method input_type
+	16, // [16:16] is the sub-list for extension type_name
+	16, // [16:16] is the sub-list for extension extendee
+	0,  // [0:16] is the sub-list for field type_name
 }
 
 func init() { file_hizov1_hizo_proto_init() }
@@ -5481,7 +5669,7 @@ func file_hizov1_hizo_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_hizov1_hizo_proto_rawDesc), len(file_hizov1_hizo_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   87,
+			NumMessages:   89,
 			NumExtensions: 0,
 			NumServices:   7,
 		},

@@ -525,7 +525,9 @@ type SecretServiceClient interface {
 	Put(ctx context.Context, in *PutRequest, opts ...grpc.CallOption) (*PutResponse, error)
 	// Reveal returns a value in the clear; only the role SecurityEngineer may.
 	Reveal(ctx context.Context, in *RevealRequest, opts ...grpc.CallOption) (*RevealResponse, error)
-	// Inject seals values to the public key of one execution; only workloads may.
+	// Inject seals values to the public key of one execution; only workloads may. One call, and one record of the log,
+	// for all of them: references, sealed values, and what the caller's pipeline declares. Which pipeline that is follows
+	// from who calls.
 	Inject(ctx context.Context, in *InjectRequest, opts ...grpc.CallOption) (*InjectResponse, error)
 	List(ctx context.Context, in *ListSecretsRequest, opts ...grpc.CallOption) (*ListSecretsResponse, error)
 	Versions(ctx context.Context, in *VersionsRequest, opts ...grpc.CallOption) (*VersionsResponse, error)
@@ -629,7 +631,9 @@ type SecretServiceServer interface {
 	Put(context.Context, *PutRequest) (*PutResponse, error)
 	// Reveal returns a value in the clear; only the role SecurityEngineer may.
 	Reveal(context.Context, *RevealRequest) (*RevealResponse, error)
-	// Inject seals values to the public key of one execution; only workloads may.
+	// Inject seals values to the public key of one execution; only workloads may. One call, and one record of the log,
+	// for all of them: references, sealed values, and what the caller's pipeline declares. Which pipeline that is follows
+	// from who calls.
 	Inject(context.Context, *InjectRequest) (*InjectResponse, error)
 	List(context.Context, *ListSecretsRequest) (*ListSecretsResponse, error)
 	Versions(context.Context, *VersionsRequest) (*VersionsResponse, error)

@@ -18,6 +18,7 @@ const (
 	Delete   Action = "delete"   // on a Secret
 	Undelete Action = "undelete" // on a Secret
 	Destroy  Action = "destroy"  // on a Secret
+	Open     Action = "open"     // on a Pipeline: its sealed value, sealed to an execution key
 )
 
 // Actions on vaults.
@@ -74,6 +75,20 @@ const (
 	ClusterSeal       Action = "cluster.seal"
 )
 
+// Actions on pipelines: on the Pipeline, PipelineList on the System.
+const (
+	PipelineCreate     Action = "pipeline.create"
+	PipelineList       Action = "pipeline.list"
+	PipelineShow       Action = "pipeline.show"
+	PipelineGrant      Action = "pipeline.grant" // identities and references
+	PipelineSet        Action = "pipeline.set"   // variables that are sealed
+	PipelineDelete     Action = "pipeline.delete"
+	PipelineKey        Action = "pipeline.key" // the public half
+	PipelineRotateKey  Action = "pipeline.rotate-key"
+	PipelineRevokeSeal Action = "pipeline.revoke-seal"
+	PipelineReseal     Action = "pipeline.reseal"
+)
+
 // Actions returns every action, in the order of this file.
 func Actions() []Action {
 	return slices.Concat(secretActions(), []Action{
@@ -85,6 +100,8 @@ func Actions() []Action {
 		AuditRead, AuditExport, AuditProve, AuditVerify,
 		ClusterStatus, ClusterMembers, ClusterJoinToken, ClusterApprove,
 		ClusterRemove, ClusterQuarantine, ClusterLift, ClusterSeal,
+		PipelineCreate, PipelineList, PipelineShow, PipelineGrant, PipelineSet, PipelineDelete,
+		PipelineKey, PipelineRotateKey, PipelineRevokeSeal, PipelineReseal,
 	})
 }
 
@@ -93,7 +110,7 @@ func IsAction(a Action) bool { return slices.Contains(Actions(), a) }
 
 // secretActions are the ones open to put policies.
 func secretActions() []Action {
-	return []Action{Reveal, Inject, Put, List, Versions, Delete, Undelete, Destroy}
+	return []Action{Reveal, Inject, Put, List, Versions, Delete, Undelete, Destroy, Open}
 }
 
 // grantableActions are the ones a put policy can permit to somebody whom the

@@ -66,6 +66,7 @@ type rule struct {
 
 	forbid      bool
 	readsFacts  bool // looks at context
+	varies      bool // looks at more of it than granted, which is no fact of one request alone
 	readsFields bool // looks at attributes of entities
 }
 
@@ -149,8 +150,16 @@ func newRule(id string, p *cedar.Policy) *rule {
 		ast.Inspect(ast.NewNode(c.Body), func(n ast.IsNode) bool {
 			switch n := n.(type) {
 			case ast.NodeTypeVariable:
-				r.readsFacts = r.readsFacts || n.Name == "context"
-			case ast.NodeTypeAccess, ast.NodeTypeHas:
+				if n.Name == "context" {
+					r.readsFacts, r.varies = true, true
+				}
+			case ast.NodeTypeAccess:
+				if v, ok := n.Arg.(ast.NodeTypeVariable); ok && v.Name == "context" && n.Value == "granted" {
+					r.readsFacts = true
+					return false
+				}
+				r.readsFields = true
+			case ast.NodeTypeHas:
 				r.readsFields = true
 			}
 			return true

@@ -20,17 +20,19 @@ func (s *Set) Decide(r Request) Decision {
 		buffer [16]*rule
 		rules  = rulesInQuestion(buffer[:0])
 		facts  bool
+		varies bool
 		fields bool
 	)
 	for _, rule := range s.byAction[r.Action] {
 		if w.mayMatch(rule) {
 			rules = append(rules, rule)
 			facts = facts || rule.readsFacts
+			varies = varies || rule.varies
 			fields = fields || rule.readsFields
 		}
 	}
 	d := w.authorize(rules, facts, fields)
-	d.Cacheable = !facts
+	d.Cacheable = !varies
 	return d
 }
 
@@ -97,7 +99,7 @@ func (w *world) mayMatch(r *rule) bool {
 		return scope.Entity == resource.uid
 	case ast.ScopeTypeIn:
 		return scope.Entity == resource.uid ||
-			scope.Entity.Type == typeVault && resource.uid.Type == typeSecret && string(scope.Entity.ID) == resource.vault
+			scope.Entity.Type == typeVault && resource.vault != "" && string(scope.Entity.ID) == resource.vault
 	case ast.ScopeTypeIs:
 		return scope.Type == resource.uid.Type
 	}
@@ -163,7 +165,7 @@ func (w *world) Get(uid types.EntityUID) (types.Entity, bool) {
 func (w *world) resource() *types.Entity {
 	r := w.request.Resource
 	e := &types.Entity{UID: r.uid}
-	if r.uid.Type == typeSecret {
+	if r.vault != "" {
 		e.Parents = types.NewEntityUIDSet(types.NewEntityUID(typeVault, types.String(r.vault)))
 	}
 	if !w.fields {
@@ -172,6 +174,8 @@ func (w *world) resource() *types.Entity {
 	switch r.uid.Type {
 	case typeSecret:
 		e.Attributes = types.NewRecord(types.RecordMap{"vault": types.String(r.vault), "path": types.String(r.path)})
+	case typePipeline:
+		e.Attributes = types.NewRecord(types.RecordMap{"vault": types.String(r.vault), "name": types.String(r.path)})
 	case typeVault, typeUser, typeWorkload, typeNode:
 		e.Attributes = named(string(r.uid.ID))
 	}
@@ -192,9 +196,10 @@ func (w *world) claims(uid types.EntityUID) types.Entity {
 
 func (w *world) facts() types.Record {
 	facts := types.RecordMap{
-		"time":   types.NewDatetime(w.request.Time),
-		"method": types.String(w.request.Method),
-		"claims": types.NewEntityUID(typeClaims, "request"),
+		"time":    types.NewDatetime(w.request.Time),
+		"method":  types.String(w.request.Method),
+		"claims":  types.NewEntityUID(typeClaims, "request"),
+		"granted": types.Boolean(w.request.Granted),
 	}
 	if addr := w.request.Addr; addr.IsValid() {
 		addr = addr.Unmap().WithZone("")

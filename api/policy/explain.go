@@ -106,7 +106,7 @@ func (s *Set) missing(r Request, e Explanation) []string {
 	}
 	for _, v := range e.Verdicts {
 		switch {
-		case v.Forbid:
+		case v.Forbid, strings.HasPrefix(v.ID, ShippedPrefix) && v.Result == ConditionNot: // the hint says it better
 		case v.Result == ConditionNot:
 			out = append(out, fmt.Sprintf("permit %s is about this, but its condition does not hold", v.ID))
 		case v.Result == Failed:
@@ -126,7 +126,7 @@ func (s *Set) missing(r Request, e Explanation) []string {
 func hint(r Request) string {
 	switch r.Principal.Kind {
 	case name.KindWorkload:
-		return "a workload needs a policy like " + example(principalUID(r.Principal).String(), r, "principal ==")
+		return "a workload needs a pipeline that it runs and that was granted this (`hizo pipeline env set`), or a policy like " + example(principalUID(r.Principal).String(), r, "principal ==")
 	case name.KindUser:
 		return fmt.Sprintf("it takes the role %s, or the role %s and a policy like %s",
 			SecurityEngineer, PipelineOwner, example(Role(PipelineOwner).String(), r, "principal in"))
@@ -139,7 +139,7 @@ func example(principal string, r Request, relation string) string {
 }
 
 func vaultOf(r Resource) Resource {
-	if r.uid.Type == typeSecret {
+	if r.vault != "" {
 		return Vault(r.vault)
 	}
 	return r

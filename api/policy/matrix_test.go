@@ -35,6 +35,8 @@ func resourceOf(a Action) Resource {
 	switch a {
 	case Reveal, Inject, Put, Versions, Delete, Undelete, Destroy:
 		return Secret("ml", "db/password")
+	case Open, PipelineCreate, PipelineShow, PipelineGrant, PipelineSet, PipelineDelete, PipelineKey, PipelineRotateKey, PipelineRevokeSeal, PipelineReseal:
+		return Pipeline("ml", "train")
 	case List, VaultCreate:
 		return Vault("ml")
 	case RoleGrant, RoleRevoke:
@@ -53,6 +55,9 @@ const owners = `
 permit(principal in Hizo::Role::"PipelineOwner", action in [Hizo::Action::"list", Hizo::Action::"versions"], resource in Hizo::Vault::"ml");
 permit(principal == Hizo::Workload::"train", action == Hizo::Action::"inject", resource in Hizo::Vault::"ml");
 `
+
+// freeze is what a SecurityEngineer would put to stop a pipeline.
+const freeze = `forbid(principal, action in [Hizo::Action::"inject", Hizo::Action::"open"], resource in Hizo::Vault::"ml");`
 
 // TestMatrix is the whole of who may do what, in a table that people review.
 func TestMatrix(t *testing.T) {
@@ -74,10 +79,13 @@ func TestMatrix(t *testing.T) {
 	tables := []struct {
 		title   string
 		sources []Source
+		granted bool
 	}{
-		{"The shipped policies alone", nil},
-		{"With a pipeline's policy: " + strings.TrimSpace(owners), []Source{{"pipeline", owners}}},
-		{"With the widest permit that can be put: " + widest, []Source{{"widest", widest}}},
+		{"The shipped policies alone", nil, false},
+		{"With a pipeline's policy: " + strings.TrimSpace(owners), []Source{{"pipeline", owners}}, false},
+		{"With the widest permit that can be put: " + widest, []Source{{"widest", widest}}, false},
+		{"Where the pipeline that the principal runs was granted it", nil, true},
+		{"The same with a policy that forbids it: " + freeze, []Source{{"freeze", freeze}}, true},
 	}
 	var b strings.Builder
 	b.WriteString("# Who may do what. Written by go test ./api/policy -run TestMatrix -update\n")
@@ -92,7 +100,7 @@ func TestMatrix(t *testing.T) {
 		for _, action := range Actions() {
 			fmt.Fprintf(&b, "%-20s", action)
 			for _, w := range who {
-				r := Request{Principal: w.principal, Roles: w.roles, Action: action, Resource: resourceOf(action), Time: time.Unix(1_700_000_000, 0)}
+				r := Request{Principal: w.principal, Roles: w.roles, Action: action, Resource: resourceOf(action), Time: time.Unix(1_700_000_000, 0), Granted: table.granted}
 				d := set.Decide(r)
 				cell := "-"
 				if d.Allowed {
@@ -111,7 +119,7 @@ func TestMatrix(t *testing.T) {
 					default:
 						// A principal is no secret and no vault: policies
 						// about those need not match it.
-						if action != List && action != Inject && action != Versions {
+						if action != List && action != Inject && action != Versions && action != Open {
 							t.Errorf("%s by %s differs on oneself", action, w.column)
 						}
 					}
@@ -179,7 +187,7 @@ func TestPutPoliciesNeverWiden(t *testing.T) {
 				if action == Reveal && after && !isEngineer {
 					t.Errorf("%s with %v reveals", principal, roles)
 				}
-				if action == Inject && after && principal.Kind != name.KindWorkload {
+				if (action == Inject || action == Open) && after && principal.Kind != name.KindWorkload {
 					t.Errorf("%s with %v injects", principal, roles)
 				}
 			}

@@ -18,6 +18,7 @@ const (
 	typeVault    types.EntityType = "Hizo::Vault"
 	typeSecret   types.EntityType = "Hizo::Secret"
 	typeSystem   types.EntityType = "Hizo::System"
+	typePipeline types.EntityType = "Hizo::Pipeline"
 	typeClaims   types.EntityType = "Hizo::Claims"
 	typeAction   types.EntityType = "Hizo::Action"
 )
@@ -26,8 +27,8 @@ const (
 // from names that package name has accepted.
 type Resource struct {
 	uid   types.EntityUID
-	vault string // of a secret
-	path  string // of a secret
+	vault string // of a secret or a pipeline
+	path  string // of a secret, or a pipeline's name
 }
 
 // System is the resource of actions on the cluster as a whole.
@@ -41,6 +42,11 @@ func Vault(vault string) Resource {
 // Secret is a secret; its parent is its vault.
 func Secret(vault, path string) Resource {
 	return Resource{uid: types.NewEntityUID(typeSecret, types.String(vault+"/"+path)), vault: vault, path: path}
+}
+
+// Pipeline is a pipeline, existing or to be; its parent is its vault.
+func Pipeline(vault, pipeline string) Resource {
+	return Resource{uid: types.NewEntityUID(typePipeline, types.String(vault+"/"+pipeline)), vault: vault, path: pipeline}
 }
 
 // Role is a role that is granted or revoked.
@@ -66,6 +72,9 @@ type Request struct {
 	Addr   netip.Addr
 	Method string // "password", "secret-id", "certificate", …
 	Claims map[string]string
+
+	// Granted says that the pipeline which the principal runs was granted what is asked for.
+	Granted bool
 }
 
 // Decision answers a Request.
@@ -80,7 +89,7 @@ type Decision struct {
 	Errors []string
 	// Cacheable is true when the decision rests on principal, roles, action,
 	// resource and policy set alone: no policy in question looked at time,
-	// address, method or claims.
+	// address, method or claims. It may rest on Granted.
 	Cacheable bool
 }
 

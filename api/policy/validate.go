@@ -200,6 +200,8 @@ func checkEntity(uid types.EntityUID) string {
 		_, err = name.Vault(id)
 	case typeSecret:
 		_, err = name.ParseResource(id)
+	case typePipeline:
+		_, err = name.ParsePipeline(id)
 	case typeRole:
 		if !IsRole(id) {
 			err = fmt.Errorf("there is no such role; there are %s", strings.Join(Roles(), ", "))

@@ -28,7 +28,7 @@ func TestShippedPoliciesFitTheSchema(t *testing.T) {
 		if r.forbid && r.reason == "" {
 			t.Errorf("%s gives no reason", r.id)
 		}
-		if r.readsFacts {
+		if r.varies {
 			t.Errorf("%s looks at facts: no decision would be cacheable", r.id)
 		}
 	}
@@ -211,6 +211,9 @@ func FuzzValidate(f *testing.F) {
 			{Principal: train, Action: RoleGrant, Resource: Role(SecurityEngineer)},
 			{Principal: alice, Roles: []string{Operator}, Action: PolicyPut, Resource: System()},
 			{Principal: train, Action: Put, Resource: Secret("ml", "db")},
+			{Principal: train, Action: Open, Resource: Pipeline("ml", "train")},
+			{Principal: alice, Roles: Roles(), Action: Open, Resource: Pipeline("ml", "train"), Granted: true},
+			{Principal: alice, Roles: Roles(), Action: Inject, Resource: Secret("ml", "db"), Granted: true},
 		} {
 			if set.Decide(r).Allowed {
 				t.Fatalf("allows %+v", r)

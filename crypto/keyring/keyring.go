@@ -37,6 +37,7 @@ const (
 	Fingerprint = "fingerprint" // request fingerprints and the like
 	CA          = "ca"          // encrypts the client CA's private key
 	Gossip      = "gossip"      // memberlist's key
+	Pipeline    = "pipeline"    // the key pairs of pipelines derive from it
 )
 
 const vaultPrefix = "vault/"
@@ -63,7 +64,7 @@ var (
 // CheckPurpose returns ErrPurpose for anything but the purposes above.
 func CheckPurpose(purpose string) error {
 	switch purpose {
-	case Audit, AuditHPKE, MAC, Password, Fingerprint, CA, Gossip:
+	case Audit, AuditHPKE, MAC, Password, Fingerprint, CA, Gossip, Pipeline:
 		return nil
 	}
 	if name, ok := strings.CutPrefix(purpose, vaultPrefix); ok && name != "" && len(name) <= 255 {

@@ -33,7 +33,7 @@ func (s *store) load(purpose string, generation uint32) (keyring.WrappedKey, err
 }
 
 var purposes = []string{
-	keyring.Audit, keyring.AuditHPKE, keyring.MAC, keyring.Password, keyring.Fingerprint, keyring.CA, keyring.Gossip, keyring.Vault("models"),
+	keyring.Audit, keyring.AuditHPKE, keyring.MAC, keyring.Password, keyring.Fingerprint, keyring.CA, keyring.Gossip, keyring.Pipeline, keyring.Vault("models"),
 }
 
 // filled makes a keyring with two generations of every purpose.
