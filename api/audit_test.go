@@ -3,6 +3,7 @@ package api_test
 import (
 	"bytes"
 	"context"
+	"encoding/hex"
 	"errors"
 	"io"
 	"testing"
@@ -128,6 +129,51 @@ func TestExportVerifiesOffline(t *testing.T) {
 	}
 	if n, err := audit.ParseNote(latest.GetCheckpoint()); err != nil || n.Size != latest.GetSize() || n.CheckSignatures(report.State.Signers, nil) != nil {
 		t.Errorf("checkpoint: %v", err)
+	}
+}
+
+// A change of members, and a member that dies right after it, leave a log that still verifies from the genesis
+// fingerprint; so does an approval that was retried.
+func TestExportVerifiesAfterChangesOfMembers(t *testing.T) {
+	t.Parallel()
+	c := apitest.Start(t, apitest.Options{Options: clustertest.Options{CheckpointEvery: 50 * time.Millisecond}})
+	checkpointed(t, c)
+	fourth := c.Add()
+	key := fourth.Key()
+	token, err := c.Engineer.Cluster().CreateJoinToken(t.Context(), &hizov1.JoinTokenRequest{Node: fourth.ID, KeyFingerprint: hex.EncodeToString(key[:])})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := fourth.Join(t.Context(), token.GetToken()); err != nil {
+		t.Fatal(err)
+	}
+	approve := &hizov1.ApproveRequest{Node: fourth.ID, KeyFingerprint: hex.EncodeToString(key[:])}
+	ctx := bearer(t.Context(), c.Engineer.Token) // one request id
+	leader := c.Leader()
+	conn := hizov1.NewClusterServiceClient(dial(t, c, leader.ID))
+	for range 2 { // the second time is a retry
+		if _, err := conn.Approve(ctx, approve); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, n := range c.Nodes[:3] {
+		if n != leader {
+			c.Kill(n)
+			break
+		}
+	}
+	c.Vault("ml")
+	checkpointed(t, c)
+	out, err := export(t, c.Engineer, &hizov1.ExportRequest{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	report, err := audit.Verify(bytes.NewReader(out), trustOf(t, c).Begin())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(report.State.Signers) != 4 {
+		t.Errorf("%d signers", len(report.State.Signers))
 	}
 }
 

@@ -14,6 +14,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -104,6 +105,81 @@ func TestCheckpointsRefused(t *testing.T) {
 	c.Leader()
 	if _, err := n.SignCheckpoint(t.Context(), make(5)); !errors.Is(err, seal.ErrAuth) {
 		t.Errorf("signed with a damaged memory: %v", err)
+	}
+}
+
+// A change of members is vouched for by those who signed before it: a majority of the new ones is not enough.
+func TestOldSignersVouchForNewOnes(t *testing.T) {
+	c := clustertest.Start(t, clustertest.Options{CheckpointEvery: 50 * time.Millisecond})
+	var size uint64
+	c.Await("a checkpoint by all three", func() bool {
+		cp, ok := c.Leader().Store().LatestCheckpoint()
+		size = cp.Size
+		return ok && len(cp.Signatures) == 3
+	})
+	// Two of the three can sign no more, and go on otherwise.
+	heads := make(map[string][]byte)
+	for _, n := range c.Nodes[1:3] {
+		c.Kill(n)
+		path := filepath.Join(n.Dir, "data", "head")
+		head, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		heads[path] = bytes.Clone(head)
+		head[len(head)-1] ^= 1
+		if err := os.WriteFile(path, head, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		c.Restart(n)
+	}
+	c.AwaitReady()
+	if cp, _ := c.Leader().Store().LatestCheckpoint(); cp.Size > size {
+		size = cp.Size // it came between
+	}
+	var last fsm.Result
+	for range 2 {
+		n := c.Add()
+		c.Join(n)
+		c.Approve(n.ID)
+	}
+	c.AwaitReady()
+	last = c.Must(record("list"))
+	leader := c.Leader()
+	if now := leader.Store().SignersAt(leader.Store().AuditSize()); len(now) != 5 {
+		t.Fatalf("%d signers", len(now))
+	}
+	if list, err := leader.CollectSignatures(t.Context(), size); err == nil {
+		t.Errorf("three new and old signers of five made a checkpoint: %v", list)
+	}
+	for path, head := range heads {
+		n := c.Nodes[1]
+		if !strings.HasPrefix(path, n.Dir) {
+			n = c.Nodes[2]
+		}
+		c.Kill(n)
+		if err := os.WriteFile(path, head, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		c.Restart(n)
+	}
+	c.Await("a checkpoint over the new members", func() bool {
+		cp, ok := c.Leader().Store().LatestCheckpoint()
+		return ok && cp.Size > last.Audit
+	})
+	store := c.Leader().Store()
+	before := store.SignersAt(1)
+	for _, cp := range store.Checkpoints(0) {
+		count := 0
+		for _, s := range cp.Signatures {
+			if slices.ContainsFunc(before, func(who fsm.Signer) bool { return who.ID == s.Node }) {
+				count++
+			}
+		}
+		if count*2 <= len(before) {
+			t.Errorf("the checkpoint over %d records has %d of %d signers of the one before", cp.Size, count, len(before))
+		}
+		before = store.SignersAt(cp.Size)
 	}
 }
 

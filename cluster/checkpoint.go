@@ -213,7 +213,9 @@ func (n *Node) waitAudit(ctx context.Context, size uint64) error {
 }
 
 // checkpointDuty has the members sign the audit tree: every CheckpointEvery while it grows, and at once
-// when the signers change, so that an old set of signers vouches for the record that changes it.
+// when the signers change, so that an old set of signers vouches for the record that changes it. A checkpoint
+// commits when a majority of those who were signers at the last one signed, which is what carries an offline
+// verification on, and a majority of those who are signers at this one.
 func (n *Node) checkpointDuty(ctx context.Context, term uint64) {
 	var last time.Time
 	n.reconcile(ctx, func() error {
@@ -226,7 +228,7 @@ func (n *Node) checkpointDuty(ctx context.Context, term uint64) {
 		if size == 0 || ok && size <= latest.Size {
 			return nil
 		}
-		signers := n.signers()
+		signers := n.store.SignersAt(size)
 		due := !ok || time.Since(last) >= n.cfg.CheckpointEvery || !sameSigners(latest, signers) && time.Since(last) >= time.Second
 		if !due {
 			return nil
@@ -237,43 +239,52 @@ func (n *Node) checkpointDuty(ctx context.Context, term uint64) {
 			return err
 		}
 		cp := fsm.Checkpoint{Origin: Origin(cl.ID), Size: size, Root: root[:], Time: n.store.Time()}
-		if cp.Signatures, err = n.collectSignatures(ctx, cp, signers); err != nil {
+		before := n.store.SignersAt(max(latest.Size, 1)) // the first log record names the first signer
+		if cp.Signatures, err = n.collectSignatures(ctx, cp, before, signers); err != nil {
 			return err
 		}
 		return n.proposeDuty(ctx, term, fsm.KindCheckpoint, &cp)
 	})
 }
 
-func (n *Node) signers() []fsm.Member {
-	var list []fsm.Member
-	for _, m := range n.store.Members() {
-		if m.Approved {
-			list = append(list, m)
-		}
-	}
-	return list
-}
-
-func sameSigners(cp fsm.Checkpoint, signers []fsm.Member) bool {
-	for _, m := range signers {
-		if !slices.ContainsFunc(cp.Signatures, func(s fsm.Signature) bool { return s.Node == m.ID }) {
+func sameSigners(cp fsm.Checkpoint, signers []fsm.Signer) bool {
+	for _, who := range signers {
+		if !slices.ContainsFunc(cp.Signatures, func(s fsm.Signature) bool { return s.Node == who.ID }) {
 			return false
 		}
 	}
 	return len(cp.Signatures) == len(signers)
 }
 
-// collectSignatures asks every signer and checks what they answer. A majority has to sign.
-func (n *Node) collectSignatures(ctx context.Context, cp fsm.Checkpoint, signers []fsm.Member) ([]fsm.Signature, error) {
+func sameSigner(a fsm.Signer) func(fsm.Signer) bool {
+	return func(b fsm.Signer) bool { return a.ID == b.ID && bytes.Equal(a.Key, b.Key) }
+}
+
+// collectSignatures asks the signers of before and now who are members still, and checks what they answer. A majority
+// of both has to sign. Of before only as far as it can: if most of them were removed since, nobody can carry an
+// offline verification over that gap, and the log gets signatures all the same.
+func (n *Node) collectSignatures(ctx context.Context, cp fsm.Checkpoint, before, now []fsm.Signer) ([]fsm.Signature, error) {
 	ctx, cancel := context.WithTimeout(ctx, 3*time.Second)
 	defer cancel()
 	digest := sha256.Sum256(cp.NoteText())
+	ask := slices.Clone(now)
+	left := 0 // of before
+	for _, who := range before {
+		if m, ok := n.store.Member(who.ID); ok && bytes.Equal(m.Key, who.Key) {
+			left++
+			if !slices.ContainsFunc(ask, sameSigner(who)) {
+				ask = append(ask, who)
+			}
+		}
+	}
 	var mu sync.Mutex
 	var wg sync.WaitGroup
 	var list []fsm.Signature
 	var errs []error
-	for _, m := range signers {
+	have := make(map[string]int)
+	for _, who := range ask {
 		wg.Go(func() {
+			m := fsm.Member{ID: who.ID, Key: who.Key}
 			signature, err := n.askSignature(ctx, m, cp)
 			if err == nil {
 				err = verifySignature(m, digest[:], signature)
@@ -281,15 +292,29 @@ func (n *Node) collectSignatures(ctx context.Context, cp fsm.Checkpoint, signers
 			mu.Lock()
 			defer mu.Unlock()
 			if err != nil {
-				errs = append(errs, fmt.Errorf("%s: %w", m.ID, err))
+				errs = append(errs, fmt.Errorf("%s: %w", who.ID, err))
 				return
 			}
-			list = append(list, fsm.Signature{Node: m.ID, Signature: signature})
+			list = append(list, fsm.Signature{Node: who.ID, Signature: signature})
+			if slices.ContainsFunc(before, sameSigner(who)) {
+				have["before"]++
+			}
+			if slices.ContainsFunc(now, sameSigner(who)) {
+				have["now"]++
+			}
 		})
 	}
 	wg.Wait()
-	if len(list)*2 <= len(signers) {
-		return nil, fmt.Errorf("checkpoint of %d records: %d of %d members signed: %w", cp.Size, len(list), len(signers), errors.Join(errs...))
+	if have["now"]*2 <= len(now) {
+		return nil, fmt.Errorf("checkpoint of %d records: %d of %d members signed: %w", cp.Size, have["now"], len(now), errors.Join(errs...))
+	}
+	if have["before"]*2 <= len(before) {
+		if left*2 > len(before) {
+			return nil, fmt.Errorf("checkpoint of %d records: %d of the %d members who sign for the change of members signed: %w",
+				cp.Size, have["before"], len(before), errors.Join(errs...))
+		}
+		n.log.Warn("most of those who signed the last checkpoint are members no more: offline verification cannot pass this one from before",
+			"records", cp.Size, "signers", len(before), "left", left)
 	}
 	slices.SortFunc(list, func(a, b fsm.Signature) int { return strings.Compare(a.Node, b.Node) })
 	return list, nil

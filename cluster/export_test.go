@@ -41,6 +41,18 @@ func (n *Node) SignCheckpoint(ctx context.Context, cp fsm.Checkpoint) ([]byte, e
 	return n.signCheckpoint(ctx, cp)
 }
 
+// CollectSignatures asks for a checkpoint over everything, as the leader does after one over size.
+func (n *Node) CollectSignatures(ctx context.Context, size uint64) ([]fsm.Signature, error) {
+	cl, _ := n.store.Cluster()
+	cp := fsm.Checkpoint{Origin: Origin(cl.ID), Size: n.store.AuditSize(), Time: n.store.Time()}
+	root, err := n.store.TreeRoot(cp.Size)
+	if err != nil {
+		return nil, err
+	}
+	cp.Root = root[:]
+	return n.collectSignatures(ctx, cp, n.store.SignersAt(size), n.store.SignersAt(cp.Size))
+}
+
 // ProposeDeal proposes a deal that nobody will ever finish, as a leader that dies in the middle does.
 func (n *Node) ProposeDeal(ctx context.Context) (uint64, error) {
 	cl, _ := n.store.Cluster()

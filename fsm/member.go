@@ -37,7 +37,30 @@ func (t *tx) genesis(b *Genesis) outcome {
 	m := b.Member
 	m.Joined, m.Changed = t.index, t.index
 	t.put(ObjMember(m.ID), &m)
+	t.putSigners()
 	return signer(&c, &m)
+}
+
+// Signer is a node whose signature under checkpoints counts, with its PKIX key.
+type Signer struct {
+	ID  string
+	Key []byte
+}
+
+// signerSet is who the signers are of checkpoints that cover the leaf which made them so. Each set stays: the next
+// checkpoint has to be signed by those of the last one, however many changes lie between.
+type signerSet struct{ Signers []Signer }
+
+// putSigners stores the approved members as the signers from this record's leaf on.
+func (t *tx) putSigners() {
+	set := new(signerSet)
+	t.scan("member/", func(_ string, o object) bool {
+		if m := o.(*Member); m.Approved {
+			set.Signers = append(set.Signers, Signer{ID: m.ID, Key: m.Key})
+		}
+		return true
+	})
+	t.put(objSigners(t.size+1), set)
 }
 
 // signer is success of a command whose leaf says who may sign checkpoints.
@@ -147,6 +170,7 @@ func (t *tx) memberApprove(b *MemberApprove) outcome {
 		return CodeOK
 	})
 	if out.Code == CodeOK {
+		t.putSigners()
 		out = signer(t.cluster(), find[Member](t, ObjMember(b.ID)))
 	}
 	return out
@@ -187,6 +211,7 @@ func (t *tx) memberRemove(b *MemberRemove) outcome {
 		return refuse(CodeInvalid)
 	}
 	t.del(ObjMember(b.ID))
+	t.putSigners()
 	return signer(t.cluster(), have)
 }
 

@@ -66,6 +66,7 @@ const (
 	prefixData       = "data/"       // the same: ciphertext
 	prefixDeal       = "deal/"       // be64(epoch)
 	prefixCheckpoint = "checkpoint/" // be64(size)
+	prefixSigners    = "signers/"    // be64(size of the tree from which on they sign)
 	prefixRequest    = "request/"    // request id (16 bytes), principal
 	prefixExpiry     = "expiry/"     // be64(time in ms), object name
 	prefixLeaf       = "leaf/"       // be64(seq)
@@ -94,6 +95,8 @@ func objGeneration(principal string) string   { return prefixGeneration + princi
 func objHolder(role, principal string) string { return prefixHolder + role + "/" + principal }
 func objDeal(epoch uint64) string             { return prefixDeal + string(be64(epoch)) }
 func objCheckpoint(size uint64) string        { return prefixCheckpoint + string(be64(size)) }
+
+func objSigners(size uint64) string { return prefixSigners + string(be64(size)) }
 
 func objKeyGen(purpose string, generation uint32) string {
 	return prefixKeyGen + purpose + "\x00" + string(be32(generation))

@@ -79,6 +79,7 @@ func (o *keyHead) changed() uint64     { return o.Changed }
 func (*SealedValue) changed() uint64   { return 0 }
 func (*storedVersion) changed() uint64 { return 0 }
 func (*Checkpoint) changed() uint64    { return 0 }
+func (*signerSet) changed() uint64     { return 0 }
 func (*request) changed() uint64       { return 0 }
 func (*marker) changed() uint64        { return 0 }
 
@@ -105,6 +106,7 @@ func (o *keyHead) cost() int       { return 64 }
 func (o *SealedValue) cost() int   { return 96 + len(o.WrappedKey) + len(o.Ciphertext) }
 func (o *storedVersion) cost() int { return 128 }
 func (o *Checkpoint) cost() int    { return 256 + 160*len(o.Signatures) }
+func (o *signerSet) cost() int     { return 64 + 192*len(o.Signers) }
 func (o *request) cost() int       { return 256 }
 func (*marker) cost() int          { return 0 }
 
@@ -163,6 +165,8 @@ func newObject(name string) object {
 		return new(ClaimBinding)
 	case "assertion":
 		return new(assertion)
+	case "signers":
+		return new(signerSet)
 	case "request":
 		return new(request)
 	case "pipeline":

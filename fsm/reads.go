@@ -259,6 +259,22 @@ func (s *Store) Checkpoints(from uint64) []Checkpoint {
 	return out
 }
 
+// SignersAt returns whose signatures count under a checkpoint of that size.
+func (s *Store) SignersAt(size uint64) []Signer {
+	var last *signerSet
+	s.scan(prefixSigners, "", func(name string, o object) bool {
+		if name > objSigners(size) {
+			return false
+		}
+		last = o.(*signerSet)
+		return true
+	})
+	if last == nil {
+		return nil
+	}
+	return last.Signers
+}
+
 // Checkpoint returns the checkpoint of exactly that size.
 func (s *Store) Checkpoint(size uint64) (Checkpoint, bool) {
 	return read[Checkpoint](s, objCheckpoint(size))

@@ -56,6 +56,7 @@ func (s *Store) Verify() error {
 	v.rotations()
 	v.keys()
 	v.members()
+	v.signers()
 	v.identities()
 	v.expiries()
 	v.leases()
@@ -244,6 +245,34 @@ func (v *verifier) keys() {
 			if head == nil || head.Current != o.Generation {
 				v.problem("vault %q is at generation %d, its key is not", o.Name, o.Generation)
 			}
+		}
+	}
+}
+
+// signers compares the newest signer set with the members, which have not changed since.
+func (v *verifier) signers() {
+	var newest string
+	for name := range v.objects {
+		if strings.HasPrefix(name, prefixSigners) {
+			newest = max(newest, name)
+		}
+	}
+	set, _ := v.objects[newest].(*signerSet)
+	want := make(map[string]string)
+	for name, o := range v.objects {
+		if m, ok := o.(*Member); ok && m.Approved {
+			want[name] = string(m.Key)
+		}
+	}
+	if set == nil {
+		set = new(signerSet)
+	}
+	if len(set.Signers) != len(want) {
+		v.problem("%d members may sign checkpoints, %d are approved", len(set.Signers), len(want))
+	}
+	for _, who := range set.Signers {
+		if want[ObjMember(who.ID)] != string(who.Key) {
+			v.problem("%s may sign checkpoints and is no approved member", who.ID)
 		}
 	}
 }

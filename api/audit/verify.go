@@ -221,6 +221,7 @@ const (
 	actionApprove = "approve"
 	actionRemove  = "remove"
 	outcomeOK     = 1
+	detailAgain   = "duplicate" // a retry of what was done before
 )
 
 // signer follows the members through the records.
@@ -231,6 +232,9 @@ func (v *verifier) signer(r Record) error {
 	switch r.Action {
 	case actionGenesis, actionApprove, actionRemove:
 	default:
+		return nil
+	}
+	if r.Detail == detailAgain {
 		return nil
 	}
 	cluster, node, key, err := parseMember(r.Detail)
