@@ -61,6 +61,8 @@ func (g *gate) granted(store *fsm.Store, principal string, action policy.Action,
 	switch action {
 	case policy.Open:
 		return resource == p.Vault+"/"+p.Name
+	case policy.Lease:
+		return leases(&p, resource)
 	case policy.Inject:
 		return slices.ContainsFunc(p.Variables, func(v fsm.PipelineVariable) bool {
 			return strings.HasPrefix(v.Reference, name.Scheme+resource+"#")

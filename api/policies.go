@@ -203,6 +203,9 @@ func resourceOf(action policy.Action, text string) (policy.Resource, error) {
 		policy.PipelineKey, policy.PipelineRotateKey, policy.PipelineRevokeSeal, policy.PipelineReseal:
 		p, err := name.ParsePipeline(text)
 		return policy.Pipeline(p.Vault, p.Name), err
+	case policy.Lease, policy.LeaseRolePut, policy.LeaseRoleList, policy.LeaseRoleDelete:
+		r, err := name.ParseLeaseRole(text)
+		return policy.LeaseRole(r.Vault, r.Role), err
 	case policy.RoleGrant, policy.RoleRevoke:
 		if !policy.IsRole(text) {
 			return policy.Resource{}, invalid("resource", "there is no such role; the roles are %s", strings.Join(policy.Roles(), ", "))

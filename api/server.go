@@ -21,6 +21,7 @@ import (
 	"github.com/hizo/hizo/api/auth"
 	"github.com/hizo/hizo/api/hizov1"
 	"github.com/hizo/hizo/cluster"
+	"github.com/hizo/hizo/cluster/lease"
 	"github.com/hizo/hizo/crypto/keyring"
 	"github.com/hizo/hizo/fsm"
 )
@@ -31,6 +32,7 @@ type Node interface {
 	Ceremonies
 	Membership
 
+	ID() string
 	Initialised() bool
 	IsLeader() bool
 	Leader() (cluster.LeaderInfo, bool)
@@ -61,6 +63,7 @@ type Config struct {
 	BootstrapToken string // of an uninitialised node; empty: it can't be initialised here
 	Development    bool   // hizod dev: Init marks the cluster
 	Limits         Limits
+	Leases         *lease.Engine    // nil: there are no leases
 	Passwords      auth.Params      // zero: auth.DefaultParams
 	Clock          func() time.Time // nil: time.Now
 	Logger         *slog.Logger
@@ -127,6 +130,7 @@ func (s *Server) register(r *grpc.Server) {
 	hizov1.RegisterPipelineServiceServer(r, &pipelineService{Server: s})
 	hizov1.RegisterAuditServiceServer(r, &auditService{Server: s})
 	hizov1.RegisterClusterServiceServer(r, &clusterService{Server: s})
+	hizov1.RegisterLeaseServiceServer(r, &leaseService{Server: s})
 	grpc_health_v1.RegisterHealthServer(r, &healthService{Server: s})
 	reflection.Register(r)
 }

@@ -173,6 +173,9 @@ var reasons = map[string]reason{
 		code: codes.Unavailable, next: "this node is shutting down: use another one",
 		errs: []error{cluster.ErrShutdown},
 	},
+	hizov1.ReasonTarget: {
+		code: codes.FailedPrecondition, next: "a server outside the cluster did not do what was asked: see what it says, then try again",
+	},
 	hizov1.ReasonInternal: {code: codes.Internal, next: "internal error: the node's log says more"},
 }
 

@@ -176,5 +176,8 @@ func (c *Client) Pipelines() hizov1.PipelineServiceClient { return hizov1.NewPip
 // Audit returns the stub of the audit service.
 func (c *Client) Audit() hizov1.AuditServiceClient { return hizov1.NewAuditServiceClient(c) }
 
+// Leases returns the stub of the service for users of databases that are made for one run.
+func (c *Client) Leases() hizov1.LeaseServiceClient { return hizov1.NewLeaseServiceClient(c) }
+
 // Cluster returns the stub of the service for nodes.
 func (c *Client) Cluster() hizov1.ClusterServiceClient { return hizov1.NewClusterServiceClient(c) }

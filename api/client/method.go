@@ -35,6 +35,11 @@ var reads = []string{
 	hizov1.ClusterService_Status_FullMethodName,
 	hizov1.ClusterService_Members_FullMethodName,
 	hizov1.ClusterService_Unseal_FullMethodName, // the same share twice is one share
+	hizov1.LeaseService_ListRoles_FullMethodName,
+	hizov1.LeaseService_ShowRole_FullMethodName,
+	hizov1.LeaseService_Show_FullMethodName,
+	hizov1.LeaseService_List_FullMethodName,
+	hizov1.LeaseService_ListDead_FullMethodName,
 }
 
 // Methods that are called before there is a token.

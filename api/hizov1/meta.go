@@ -46,6 +46,7 @@ const (
 	ReasonAnswerLost           = "ANSWER_LOST" // the request took effect before, its one-time answer can't be repeated
 	ReasonCancelled            = "CANCELLED"
 	ReasonShutdown             = "SHUTDOWN"
+	ReasonTarget               = "TARGET" // a server outside the cluster did not do what was asked
 	ReasonInternal             = "INTERNAL"
 )
 

@@ -99,3 +99,30 @@ func FuzzReference(f *testing.F) {
 		}
 	})
 }
+
+func FuzzLeaseReference(f *testing.F) {
+	for _, s := range []string{"hizo-lease://ml/db#username", "hizo-lease://ml/db#password", "hizo-lease://ml/a/b#password", "hizo-lease://ml/db", "hizo-lease://ml/db#x", "hizo://ml/db#password"} {
+		f.Add(s)
+	}
+	f.Fuzz(func(t *testing.T, s string) {
+		ref, err := ParseLeaseReference(s)
+		if err != nil {
+			return
+		}
+		if ref.String() != s {
+			t.Fatalf("%+q parses to %+v, which is written %+q: two spellings", s, ref, ref.String())
+		}
+		if !IsLeaseReference(s) || IsReference(s) {
+			t.Fatalf("%+q is taken for something else", s)
+		}
+		if _, err := Vault(ref.Vault); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := Lease(ref.Role); err != nil || strings.Contains(ref.Role, "/") {
+			t.Fatalf("role %+q: %v", ref.Role, err)
+		}
+		if r, err := ParseLeaseRole(ref.LeaseRole.String()); err != nil || r != ref.LeaseRole {
+			t.Fatalf("role form %q: %v, %v", ref.LeaseRole, r, err)
+		}
+	})
+}

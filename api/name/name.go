@@ -25,6 +25,7 @@ const (
 	MaxWorkload = 64
 	MaxNode     = 64
 	MaxPolicy   = 64
+	MaxLease    = 64
 	MaxPath     = 512
 	MaxSegments = 16 // segments of a path
 	MaxField    = 128
@@ -75,6 +76,9 @@ func Node(s string) (string, error) { return label("node name", s, MaxNode, "") 
 
 // Policy checks the name of a policy that users put.
 func Policy(s string) (string, error) { return label("policy name", s, MaxPolicy, "") }
+
+// Lease checks the name of a lease role, without its vault.
+func Lease(s string) (string, error) { return label("lease role", s, MaxLease, "") }
 
 // label is the one rule for short ASCII names: a–z and 0–9 at both ends, and
 // between them also single '-', '_', '.' and what extra allows.

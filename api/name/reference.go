@@ -92,3 +92,65 @@ func ParseReference(s string) (Reference, error) {
 	}
 	return ref, nil
 }
+
+// LeaseScheme begins every reference to a lease.
+const LeaseScheme = "hizo-lease://"
+
+// LeaseRole names a role that leases are issued of: VAULT/ROLE.
+type LeaseRole struct {
+	Vault string
+	Role  string
+}
+
+func (r LeaseRole) String() string { return r.Vault + "/" + r.Role }
+
+// ParseLeaseRole reads "VAULT/ROLE".
+func ParseLeaseRole(s string) (LeaseRole, error) {
+	vault, role, ok := strings.Cut(s, "/")
+	if !ok {
+		return LeaseRole{}, &Error{What: "lease role", Input: s, Reason: "must be VAULT/ROLE"}
+	}
+	if _, err := Vault(vault); err != nil {
+		return LeaseRole{}, err
+	}
+	if _, err := Lease(role); err != nil {
+		return LeaseRole{}, err
+	}
+	return LeaseRole{Vault: vault, Role: role}, nil
+}
+
+// LeaseReference names one half of a credential that is made for one run: hizo-lease://VAULT/ROLE#username or #password.
+// All references of a run to one role share one lease.
+type LeaseReference struct {
+	LeaseRole
+	Field string
+}
+
+// The fields of a lease.
+const (
+	LeaseUsername = "username"
+	LeasePassword = "password"
+)
+
+func (r LeaseReference) String() string { return LeaseScheme + r.LeaseRole.String() + "#" + r.Field }
+
+// IsLeaseReference tells a lease reference from everything else. It promises nothing about the rest.
+func IsLeaseReference(s string) bool { return strings.HasPrefix(s, LeaseScheme) }
+
+// ParseLeaseReference reads hizo-lease://VAULT/ROLE#username or #password.
+func ParseLeaseReference(s string) (LeaseReference, error) {
+	const form = "hizo-lease://VAULT/ROLE#username or #password"
+	rest, ok := strings.CutPrefix(s, LeaseScheme)
+	if !ok {
+		return LeaseReference{}, &Error{What: "lease reference", Input: s, Reason: "must be " + form}
+	}
+	where, field, ok := strings.Cut(rest, "#")
+	if !ok || field != LeaseUsername && field != LeasePassword {
+		return LeaseReference{}, &Error{What: "lease reference", Input: s, Reason: "names no field: write " + form}
+	}
+	role, err := ParseLeaseRole(where)
+	if err != nil {
+		return LeaseReference{}, err
+	}
+	return LeaseReference{LeaseRole: role, Field: field}, nil
+}

@@ -89,9 +89,29 @@ const (
 	PipelineReseal     Action = "pipeline.reseal"
 )
 
+// Actions on leases. The first is open to policies that users put, like those on secrets.
+const (
+	Lease           Action = "lease"           // on a LeaseRole: a user of a database for one run, and its renewal
+	LeaseRolePut    Action = "lease.role.put"  // on the LeaseRole
+	LeaseRoleList   Action = "lease.role.list" // on the System, and on the LeaseRole to be shown
+	LeaseRoleDelete Action = "lease.role.delete"
+	LeaseList       Action = "lease.list"   // on the System, or on the owner: anybody may list their own
+	LeaseRevoke     Action = "lease.revoke" // on the System, or on the owner: anybody may revoke their own
+	LeaseDeadList   Action = "lease.dead.list"
+	LeaseDeadRetry  Action = "lease.dead.retry"
+	LeaseDeadClear  Action = "lease.dead.clear"
+)
+
+// leaseActions returns those above that the shipped policies alone rule.
+func leaseActions() []Action {
+	return []Action{
+		LeaseRolePut, LeaseRoleList, LeaseRoleDelete, LeaseList, LeaseRevoke, LeaseDeadList, LeaseDeadRetry, LeaseDeadClear,
+	}
+}
+
 // Actions returns every action, in the order of this file.
 func Actions() []Action {
-	return slices.Concat(secretActions(), []Action{
+	return slices.Concat(secretActions(), leaseActions(), []Action{
 		VaultCreate, VaultList,
 		UserCreate, UserList, UserDisable, PasswordSet, RoleGrant, RoleRevoke, RoleList,
 		WorkloadCreate, WorkloadList, WorkloadSecretID, CertificateIssue,
@@ -110,9 +130,9 @@ func IsAction(a Action) bool { return slices.Contains(Actions(), a) }
 
 // secretActions are the ones open to put policies.
 func secretActions() []Action {
-	return []Action{Reveal, Inject, Put, List, Versions, Delete, Undelete, Destroy, Open}
+	return []Action{Reveal, Inject, Put, List, Versions, Delete, Undelete, Destroy, Open, Lease}
 }
 
 // grantableActions are the ones a put policy can permit to somebody whom the
 // shipped policies do not permit them anyway.
-func grantableActions() []Action { return []Action{Inject, List, Versions} }
+func grantableActions() []Action { return []Action{Inject, List, Versions, Lease} }

@@ -174,7 +174,7 @@ func (w *world) resource() *types.Entity {
 	switch r.uid.Type {
 	case typeSecret:
 		e.Attributes = types.NewRecord(types.RecordMap{"vault": types.String(r.vault), "path": types.String(r.path)})
-	case typePipeline:
+	case typePipeline, typeLease:
 		e.Attributes = types.NewRecord(types.RecordMap{"vault": types.String(r.vault), "name": types.String(r.path)})
 	case typeVault, typeUser, typeWorkload, typeNode:
 		e.Attributes = named(string(r.uid.ID))

@@ -37,11 +37,13 @@ func resourceOf(a Action) Resource {
 		return Secret("ml", "db/password")
 	case Open, PipelineCreate, PipelineShow, PipelineGrant, PipelineSet, PipelineDelete, PipelineKey, PipelineRotateKey, PipelineRevokeSeal, PipelineReseal:
 		return Pipeline("ml", "train")
+	case Lease, LeaseRolePut, LeaseRoleDelete:
+		return LeaseRole("ml", "db")
 	case List, VaultCreate:
 		return Vault("ml")
 	case RoleGrant, RoleRevoke:
 		return Role(Operator)
-	case UserDisable, PasswordSet, CertificateIssue, TokenRevoke, TokenRenew, PolicyExplain:
+	case UserDisable, PasswordSet, CertificateIssue, TokenRevoke, TokenRenew, PolicyExplain, LeaseList, LeaseRevoke:
 		return Identity(bob)
 	}
 	return System()
@@ -114,12 +116,12 @@ func TestMatrix(t *testing.T) {
 				}
 				if r.Resource = Identity(w.principal); w.principal != (name.Principal{}) && set.Decide(r).Allowed != d.Allowed {
 					switch action {
-					case PasswordSet, TokenRevoke, TokenRenew, PolicyExplain:
+					case PasswordSet, TokenRevoke, TokenRenew, PolicyExplain, LeaseList, LeaseRevoke:
 						cell = "own"
 					default:
 						// A principal is no secret and no vault: policies
 						// about those need not match it.
-						if action != List && action != Inject && action != Versions && action != Open {
+						if action != List && action != Inject && action != Versions && action != Open && action != Lease {
 							t.Errorf("%s by %s differs on oneself", action, w.column)
 						}
 					}
@@ -165,7 +167,7 @@ func golden(t *testing.T, file, got string) {
 func TestPutPoliciesNeverWiden(t *testing.T) {
 	bare := compile(t)
 	put := compile(t, Source{"widest", widest}, Source{"more", `permit(principal, action, resource) when { true };`})
-	grantable := map[Action]bool{Inject: true, List: true, Versions: true}
+	grantable := map[Action]bool{Inject: true, List: true, Versions: true, Lease: true}
 	for _, principal := range []name.Principal{alice, train, n1} {
 		for mask := range 1 << len(Roles()) {
 			var roles []string
@@ -187,7 +189,7 @@ func TestPutPoliciesNeverWiden(t *testing.T) {
 				if action == Reveal && after && !isEngineer {
 					t.Errorf("%s with %v reveals", principal, roles)
 				}
-				if (action == Inject || action == Open) && after && principal.Kind != name.KindWorkload {
+				if (action == Inject || action == Open || action == Lease) && after && principal.Kind != name.KindWorkload {
 					t.Errorf("%s with %v injects", principal, roles)
 				}
 			}
@@ -205,7 +207,7 @@ func TestShippedForbidsStandAlone(t *testing.T) {
 			for _, role := range append(Roles(), "") {
 				r := Request{Principal: principal, Roles: []string{role}, Action: action, Resource: resourceOf(action)}
 				d := set.Decide(r)
-				canBeGranted := action == Inject && principal == train ||
+				canBeGranted := (action == Inject || action == Lease) && principal == train ||
 					(action == List || action == Versions) && (principal == train || principal == alice && role == PipelineOwner)
 				if !d.Allowed && len(d.Policies) == 0 && !canBeGranted {
 					t.Errorf("%s by %s with %q is not permitted, and not forbidden either", action, principal, role)

@@ -19,6 +19,7 @@ const (
 	typeSecret   types.EntityType = "Hizo::Secret"
 	typeSystem   types.EntityType = "Hizo::System"
 	typePipeline types.EntityType = "Hizo::Pipeline"
+	typeLease    types.EntityType = "Hizo::LeaseRole"
 	typeClaims   types.EntityType = "Hizo::Claims"
 	typeAction   types.EntityType = "Hizo::Action"
 )
@@ -27,8 +28,8 @@ const (
 // from names that package name has accepted.
 type Resource struct {
 	uid   types.EntityUID
-	vault string // of a secret or a pipeline
-	path  string // of a secret, or a pipeline's name
+	vault string // of a secret, a pipeline or a lease role
+	path  string // of a secret; the name of a pipeline or a lease role
 }
 
 // System is the resource of actions on the cluster as a whole.
@@ -47,6 +48,11 @@ func Secret(vault, path string) Resource {
 // Pipeline is a pipeline, existing or to be; its parent is its vault.
 func Pipeline(vault, pipeline string) Resource {
 	return Resource{uid: types.NewEntityUID(typePipeline, types.String(vault+"/"+pipeline)), vault: vault, path: pipeline}
+}
+
+// LeaseRole is a role that leases are issued of; its parent is its vault.
+func LeaseRole(vault, role string) Resource {
+	return Resource{uid: types.NewEntityUID(typeLease, types.String(vault+"/"+role)), vault: vault, path: role}
 }
 
 // Role is a role that is granted or revoked.

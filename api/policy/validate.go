@@ -145,7 +145,7 @@ var unknownType = regexp.MustCompile("^unrecognized entity type `([A-Za-z]+)`$")
 // clearer adds to the validator's message what to write instead.
 func clearer(message string) string {
 	if message == noAction {
-		return "no action fits such a principal and resource: inject is for a Workload on a Secret, reveal for a User on a Secret, list is on a Vault"
+		return "no action fits such a principal and resource: inject is for a Workload on a Secret, reveal for a User on a Secret, list is on a Vault, lease is for a Workload on a LeaseRole"
 	}
 	return unknownType.ReplaceAllString(message, "$0: write Hizo::$1 if you mean ours")
 }
@@ -202,6 +202,8 @@ func checkEntity(uid types.EntityUID) string {
 		_, err = name.ParseResource(id)
 	case typePipeline:
 		_, err = name.ParsePipeline(id)
+	case typeLease:
+		_, err = name.ParseLeaseRole(id)
 	case typeRole:
 		if !IsRole(id) {
 			err = fmt.Errorf("there is no such role; there are %s", strings.Join(Roles(), ", "))
