@@ -5,9 +5,9 @@ package fsm
 //
 //	          target.Stage        Apply           Verify                        grace        Retire
 //	(idle) ───────────────> staged ────> applied ────> verified ──> promoted ──────> retiring ────> (idle)
-//	                          │   ^         │ ^            │
-//	                          └───┼─────────┴─┼────────────┘ it will not get better by itself
-//	                              └───────── giving up ──────> (idle), the new value destroyed
+//	                          │             │   ^          │
+//	                          └─────────────┴───┼──────────┘ it will not get better by itself
+//	                                        giving up ──────> (idle), the new value destroyed
 //
 // The new value is in the state, encrypted, from the first record on, before anything outside changes; it never changes
 // afterwards, so a call at the target that is made twice or comes late sets what is there already. Whatever a crash
@@ -40,7 +40,7 @@ const (
 	RotationGivingUp RotationState = 6 // the target refuses the new value for good
 	RotationRetired  RotationState = 7 // finished. Only in records
 	RotationGivenUp  RotationState = 8 // ended without a new value. Only in records
-	RotationDropped  RotationState = 9 // deleted by force in the middle. Only in records
+	RotationDropped  RotationState = 9 // ended without anybody knowing what the target has: both values are kept. Only in records
 )
 
 // RotationOption is one option of a rotation's target.

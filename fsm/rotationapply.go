@@ -165,9 +165,9 @@ var follows = map[[2]RotationState]bool{
 	{RotationVerified, RotationPromoted}: true,
 	{RotationPromoted, RotationRetiring}: true,
 	{RotationRetiring, RotationRetired}:  true,
-	{RotationGivingUp, RotationGivenUp}:  true, // the target has the old value, and only that
-	{RotationGivingUp, RotationVerified}: true, // it took the new one after all
-	{RotationGivingUp, RotationStaged}:   true, // it has neither
+	{RotationGivingUp, RotationGivenUp}:  true, // the old value logs in, the new one does not
+	{RotationGivingUp, RotationVerified}: true, // the new one does after all
+	{RotationGivingUp, RotationDropped}:  true, // neither does
 }
 
 func (t *tx) rotationAdvance(cmd *Command, b *RotationAdvance) outcome {
@@ -194,8 +194,8 @@ func (t *tx) rotationAdvance(cmd *Command, b *RotationAdvance) outcome {
 		r.Failure = ""
 		t.putRotation(r)
 		return out
-	case RotationGivenUp:
-		t.endAttempt(r, RotationGivenUp, r.Failure)
+	case RotationGivenUp, RotationDropped:
+		t.endAttempt(r, b.To, r.Failure)
 		t.putRotation(r)
 		return out
 	}

@@ -54,7 +54,7 @@ func (r *Random) rotation(who string) fsm.Command {
 	to := map[fsm.RotationState][]fsm.RotationState{
 		fsm.RotationStaged: {fsm.RotationApplied}, fsm.RotationApplied: {fsm.RotationVerified}, fsm.RotationVerified: {fsm.RotationPromoted},
 		fsm.RotationPromoted: {fsm.RotationRetiring}, fsm.RotationRetiring: {fsm.RotationRetired},
-		fsm.RotationGivingUp: {fsm.RotationGivenUp, fsm.RotationVerified, fsm.RotationStaged},
+		fsm.RotationGivingUp: {fsm.RotationGivenUp, fsm.RotationVerified, fsm.RotationDropped},
 	}[a.State]
 	return duty(fsm.KindRotationAdvance, fsm.RotationAdvance{
 		Vault: have.Vault, Path: have.Path, ID: a.ID, From: a.State, To: to[r.rng.IntN(len(to))],
