@@ -35,9 +35,12 @@ func TestLoginTellsNothing(t *testing.T) {
 	attempts := map[string]string{"bob": "a wrong password", "nobody": apitest.Password, "nopassword": apitest.Password, "gone": apitest.Password}
 	var message string
 	took := make(map[string]time.Duration)
-	for user, password := range attempts {
+	for user := range attempts {
 		took[user] = time.Hour
-		for range 3 {
+	}
+	// By turns, so that a busy moment of the machine slows all of them down; the fastest of each counts.
+	for range 3 {
+		for user, password := range attempts {
 			start := time.Now()
 			_, err := c.Client().Auth().Login(ctx, &hizov1.LoginRequest{User: user, Password: []byte(password)})
 			took[user] = min(took[user], time.Since(start))
