@@ -156,5 +156,7 @@ func (s *MariaDB) open(port int, user, password string) (*sql.DB, error) {
 	if err != nil {
 		return nil, err
 	}
-	return sql.OpenDB(connector), nil
+	db := sql.OpenDB(connector)
+	db.SetMaxOpenConns(1) // SET SESSION holds for the statements after it
+	return db, nil
 }

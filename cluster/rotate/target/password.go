@@ -57,3 +57,18 @@ func (f fields) of(v Value) login {
 
 // adminOf reads the administrator's login, whose fields have fixed names.
 func adminOf(v Value) login { return fields{"username", "password"}.of(v) }
+
+// turn is the account of the next value: of two the one whose turn it is, else the one there has been.
+func (f fields) turn(s step, alternating []string, configured, old string) (string, error) {
+	switch {
+	case alternating != nil && old == alternating[0]:
+		return alternating[1], nil
+	case alternating != nil:
+		return alternating[0], nil
+	case old != "":
+		return old, nil
+	case configured != "":
+		return configured, nil
+	}
+	return "", s.permanent("whose password? the secret has no field %s: write one, or set option username", f.username)
+}

@@ -83,17 +83,9 @@ func (postgres) Stage(_ context.Context, a Attempt) (Value, error) {
 	if err != nil {
 		return nil, err
 	}
-	username := c.username
-	switch {
-	case c.roles != nil && c.old.username == c.roles[0]:
-		username = c.roles[1]
-	case c.roles != nil:
-		username = c.roles[0]
-	case c.old.username != "":
-		username = c.old.username
-	}
-	if username == "" {
-		return nil, c.permanent("which role? the secret has no field %s: write one, or set option username", c.fields.username)
+	username, err := c.turn(c.step, c.roles, c.username, c.old.username)
+	if err != nil {
+		return nil, err
 	}
 	return c.next(a.Old, username, c.length), nil
 }
