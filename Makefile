@@ -111,6 +111,13 @@ chaos-smoke: hizod ## The same for three seeds, under two minutes
 	$(GO) build -o $(TOOLS)/chaos ./chaos/run
 	$(TOOLS)/chaos -hizod bin/hizod -dir build/chaos-smoke -seed 1 -seeds 3 -duration 12s $(CHAOSFLAGS)
 
+.PHONY: chaos-bugs
+chaos-bugs: ## Break one promise after the other on purpose, and demand that a run notices (chaos/BUGS.md)
+	@tools/install-deps.sh softhsm2 iproute2 nftables
+	@mkdir -p $(TOOLS)
+	$(GO) build -o $(TOOLS)/bugs ./chaos/bugs
+	$(TOOLS)/bugs -dir build/bugs
+
 .PHONY: fuzz
 fuzz: ## Run each fuzz target for FUZZTIME
 	@GO='$(GO)' tools/fuzz.sh $(FUZZTIME)
