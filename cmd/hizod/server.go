@@ -143,6 +143,11 @@ func serve(ctx context.Context, cfg *Config, log *slog.Logger) (err error) {
 	<-running.Done()
 	closing, stop := context.WithTimeout(context.WithoutCancel(ctx), closeTimeout)
 	defer stop()
+	if node.IsLeader() {
+		// While the clients' port is still open: calls that come meanwhile are told who leads, instead of finding a closed
+		// door here and no leader there.
+		node.TransferLeadership(closing, "")
+	}
 	srv.Shutdown(closing)
 	if ctx.Err() != nil {
 		log.Info("stopped by signal")
