@@ -416,38 +416,38 @@ func TestSchedules(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) { // begins at 2000-01-01 00:00 UTC
 		w, s := newWorld(t), newAccount("first")
 		w.put("db", "password", "first")
-		at := func(day, hour, minute int) time.Time { return time.Date(2000, 1, day, hour, minute, 0, 0, berlin) }
+		at := func(hour, minute int) time.Time { return time.Date(2000, 1, 1, hour, minute, 0, 0, berlin) }
 		w.set("db", "account", func(r *fsm.Rotation) {
-			r.Every, r.Cron, r.Zone, r.NextRun = 0, "0 3 * * *", "Europe/Berlin", at(1, 3, 0).UnixMilli()
+			r.Every, r.Cron, r.Zone, r.NextRun = 0, "30 * * * *", "Europe/Berlin", at(2, 30).UnixMilli()
 		})
 		stop := w.elect(engine(map[string]target.Target{"account": s}))
-		sleepUntil(at(4, 12, 0))
+		sleepUntil(at(6, 0))
 		history := w.history("db")
 		if len(history) != 4 {
 			t.Fatalf("history: %+v", history)
 		}
 		for i, h := range history {
-			if d := time.UnixMilli(h.Started).Sub(at(i+1, 3, 0)); d < 0 || d > 2*time.Second {
+			if d := time.UnixMilli(h.Started).Sub(at(i+2, 30)); d < 0 || d > 2*time.Second {
 				t.Errorf("rotation %d began at %v", i+1, time.UnixMilli(h.Started).In(berlin))
 			}
 		}
 		stop()
 
-		// Nobody leads for three nights: one rotation makes up for them, and the schedule goes on.
-		sleepUntil(at(7, 12, 0))
+		// Nobody leads for three hours: one rotation makes up for them, and the schedule goes on.
+		sleepUntil(at(9, 0))
 		stop = w.elect(engine(map[string]target.Target{"account": s}))
-		sleepUntil(at(8, 2, 59))
+		sleepUntil(at(9, 29))
 		if n := len(w.history("db")); n != 5 {
 			t.Errorf("%d rotations, want 5", n)
 		}
-		sleepUntil(at(8, 12, 0))
+		sleepUntil(at(10, 0))
 		if n := len(w.history("db")); n != 6 {
 			t.Errorf("%d rotations, want 6", n)
 		}
 
 		// Paused: only what somebody asks for.
 		w.must(w.do(fsm.KindRotationPause, fsm.RotationPause{Vault: "ml", Path: "db", Paused: true}))
-		sleepUntil(at(10, 12, 0))
+		sleepUntil(at(12, 0))
 		if n := len(w.history("db")); n != 6 {
 			t.Errorf("%d rotations while it is paused", n-6)
 		}
@@ -459,8 +459,8 @@ func TestSchedules(t *testing.T) {
 		if h := w.history("db")[6]; !h.Requested || time.UnixMilli(h.Started).Sub(asked) > time.Second {
 			t.Errorf("%+v", h)
 		}
-		w.must(w.do(fsm.KindRotationPause, fsm.RotationPause{Vault: "ml", Path: "db", NextRun: at(12, 3, 0).UnixMilli()}))
-		sleepUntil(at(12, 12, 0))
+		w.must(w.do(fsm.KindRotationPause, fsm.RotationPause{Vault: "ml", Path: "db", NextRun: at(14, 30).UnixMilli()}))
+		sleepUntil(at(15, 0))
 		if n := len(w.history("db")); n != 8 {
 			t.Errorf("%d rotations after it was resumed, want 8", n)
 		}
