@@ -64,6 +64,7 @@ type Config struct {
 	Development    bool   // hizod dev: Init marks the cluster
 	Limits         Limits
 	Leases         *lease.Engine    // nil: there are no leases
+	Rotations      Rotations        // nil: no schedule can be set
 	Passwords      auth.Params      // zero: auth.DefaultParams
 	Clock          func() time.Time // nil: time.Now
 	Logger         *slog.Logger
@@ -129,6 +130,7 @@ func (s *Server) register(r *grpc.Server) {
 	hizov1.RegisterPolicyServiceServer(r, &policyService{Server: s})
 	hizov1.RegisterPipelineServiceServer(r, &pipelineService{Server: s})
 	hizov1.RegisterAuditServiceServer(r, &auditService{Server: s})
+	hizov1.RegisterRotationServiceServer(r, &rotationService{Server: s})
 	hizov1.RegisterClusterServiceServer(r, &clusterService{Server: s})
 	hizov1.RegisterLeaseServiceServer(r, &leaseService{Server: s})
 	grpc_health_v1.RegisterHealthServer(r, &healthService{Server: s})

@@ -164,6 +164,9 @@ func (c *Client) Vaults() hizov1.VaultServiceClient { return hizov1.NewVaultServ
 // Secrets returns the stub of the service for secrets.
 func (c *Client) Secrets() hizov1.SecretServiceClient { return hizov1.NewSecretServiceClient(c) }
 
+// Rotations returns the stub of the service for rotations.
+func (c *Client) Rotations() hizov1.RotationServiceClient { return hizov1.NewRotationServiceClient(c) }
+
 // Identities returns the stub of the service for users, workloads and roles.
 func (c *Client) Identities() hizov1.IdentityServiceClient { return hizov1.NewIdentityServiceClient(c) }
 

@@ -109,9 +109,24 @@ func leaseActions() []Action {
 	}
 }
 
+// Actions on rotations: on the Secret, RotationList on the System or a Vault.
+const (
+	RotationSet    Action = "rotation.set"
+	RotationUse    Action = "rotation.use" // on the Secret with the credential that a rotation may use
+	RotationList   Action = "rotation.list"
+	RotationShow   Action = "rotation.show" // status and history
+	RotationRun    Action = "rotation.run"
+	RotationPause  Action = "rotation.pause" // and resume
+	RotationDelete Action = "rotation.delete"
+)
+
+func rotationActions() []Action {
+	return []Action{RotationSet, RotationUse, RotationList, RotationShow, RotationRun, RotationPause, RotationDelete}
+}
+
 // Actions returns every action, in the order of this file.
 func Actions() []Action {
-	return slices.Concat(secretActions(), leaseActions(), []Action{
+	return slices.Concat(secretActions(), leaseActions(), rotationActions(), []Action{
 		VaultCreate, VaultList,
 		UserCreate, UserList, UserDisable, PasswordSet, RoleGrant, RoleRevoke, RoleList,
 		WorkloadCreate, WorkloadList, WorkloadSecretID, CertificateIssue,

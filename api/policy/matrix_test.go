@@ -33,7 +33,8 @@ func compile(t testing.TB, sources ...Source) *Set {
 // resourceOf is what the API asks an action on; others is somebody else's.
 func resourceOf(a Action) Resource {
 	switch a {
-	case Reveal, Inject, Put, Versions, Delete, Undelete, Destroy:
+	case Reveal, Inject, Put, Versions, Delete, Undelete, Destroy,
+		RotationSet, RotationUse, RotationShow, RotationRun, RotationPause, RotationDelete:
 		return Secret("ml", "db/password")
 	case Open, PipelineCreate, PipelineShow, PipelineGrant, PipelineSet, PipelineDelete, PipelineKey, PipelineRotateKey, PipelineRevokeSeal, PipelineReseal:
 		return Pipeline("ml", "train")
