@@ -10,6 +10,7 @@ import (
 	"errors"
 	"net"
 	"strconv"
+	"strings"
 	"sync"
 	"testing"
 
@@ -85,7 +86,11 @@ func (s *Redis) Do(t testing.TB, args ...any) any {
 // Login says whether a user gets in: nil, or the server's refusal.
 func (s *Redis) Login(user, password string) error {
 	return s.do(context.Background(), s.Port, user, password, func(ctx context.Context, c *redis.Client) error {
-		return c.Do(ctx, "ACL", "WHOAMI").Err()
+		// What a user may do is another question, asked after the login.
+		if err := c.Ping(ctx).Err(); err != nil && !strings.HasPrefix(err.Error(), "NOPERM") {
+			return err
+		}
+		return nil
 	})
 }
 
