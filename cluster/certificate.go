@@ -129,8 +129,8 @@ func signByCA(ring *keyring.Keyring, ca []byte, template *x509.Certificate, publ
 	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}), nil
 }
 
-// SignByCA signs a statement with the CA's key: ECDSA over its SHA-256. A statement must not be a certificate, so it
-// begins with a zero byte.
+// SignByCA signs a statement with the CA's key: ECDSA over its SHA-256, deterministic (RFC 6979), so that one statement
+// has one signed form. A statement must not be a certificate, so it begins with a zero byte.
 func (n *Node) SignByCA(statement []byte) ([]byte, error) {
 	if len(statement) == 0 || statement[0] != 0 {
 		return nil, errors.New("the CA signs certificates and tuples only")
@@ -144,7 +144,7 @@ func (n *Node) SignByCA(statement []byte) ([]byte, error) {
 		return nil, err
 	}
 	sum := sha256.Sum256(statement)
-	return ecdsa.SignASN1(rand.Reader, key, sum[:])
+	return key.Sign(nil, sum[:], crypto.SHA256)
 }
 
 // ErrCSR says that a certificate request cannot be signed.

@@ -31,6 +31,9 @@ type cli struct {
 	Cert       certCmd       `cmd:"" help:"Issue client certificates."`
 	Token      tokenCmd      `cmd:"" help:"Revoke tokens."`
 	Policy     policyCmd     `cmd:"" help:"Manage and explain policies."`
+	Pipeline   pipelineCmd   `cmd:"" help:"Manage pipelines: who runs them, what a run gets."`
+	Seal       sealCmd       `cmd:"" help:"Seal a value for a pipeline's variable, offline."`
+	Reseal     resealCmd     `cmd:"" help:"Seal the values of files to the newest keys of their pipelines."`
 	Run        runCmd        `cmd:"" help:"Run a command with injected secrets."`
 	Audit      auditCmd      `cmd:"" help:"Read, export and verify the audit log."`
 	Version    versionCmd    `cmd:"" help:"Show the version of this program."`
