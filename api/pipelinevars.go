@@ -83,6 +83,10 @@ func checkReference(variable, text string) error {
 	if text == "" {
 		return nil
 	}
+	if name.IsLeaseReference(text) {
+		_, err := name.ParseLeaseReference(text)
+		return err
+	}
 	ref, err := name.ParseReference(text)
 	if err != nil {
 		return err

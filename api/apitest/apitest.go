@@ -23,7 +23,9 @@ import (
 	"github.com/hizo/hizo/api/auth"
 	"github.com/hizo/hizo/api/client"
 	"github.com/hizo/hizo/api/hizov1"
+	"github.com/hizo/hizo/cluster"
 	"github.com/hizo/hizo/cluster/clustertest"
+	"github.com/hizo/hizo/cluster/lease"
 )
 
 // FastPasswords are argon2id costs for tests.
@@ -40,6 +42,9 @@ type Options struct {
 
 	// Wrap puts something between the API and its node, to make faults.
 	Wrap func(id string, node api.Node) api.Node
+
+	// Leases makes the engine of a node's leases; asked once for each node. nil: none.
+	Leases func(id string) *lease.Engine
 }
 
 // Cluster is a running cluster with its API.
@@ -49,6 +54,7 @@ type Cluster struct {
 
 	opts    Options
 	addrs   map[string]string
+	engines map[string]*lease.Engine
 	mu      sync.Mutex
 	servers map[string]*Server
 }
@@ -80,7 +86,18 @@ func Start(t testing.TB, opts Options) *Cluster {
 	if opts.Limits.Self == (auth.Rate{}) {
 		opts.Limits.Self = auth.Rate{Every: 1, Burst: 1 << 20}
 	}
-	c := &Cluster{opts: opts, addrs: make(map[string]string), servers: make(map[string]*Server)}
+	c := &Cluster{
+		opts: opts, addrs: make(map[string]string), servers: make(map[string]*Server), engines: make(map[string]*lease.Engine),
+	}
+	if opts.Leases != nil {
+		duties := opts.Duties
+		c.opts.Duties = func(id string) (list []cluster.Duty) {
+			if duties != nil {
+				list = duties(id)
+			}
+			return append(list, c.engine(id).Duty)
+		}
+	}
 	listeners := make(map[string]net.Listener)
 	c.opts.ClientAddr = func(id string) string {
 		if addr, ok := c.addrs[id]; ok {
@@ -126,6 +143,19 @@ func (c *Cluster) must(_ any, err error) {
 	}
 }
 
+// engine is a node's engine of leases, the same over its restarts.
+func (c *Cluster) engine(id string) *lease.Engine {
+	if c.opts.Leases == nil {
+		return nil
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.engines[id] == nil {
+		c.engines[id] = c.opts.Leases(id)
+	}
+	return c.engines[id]
+}
+
 func (c *Cluster) serve(n *clustertest.Node, l net.Listener) {
 	c.T.Helper()
 	if l == nil {
@@ -144,6 +174,7 @@ func (c *Cluster) serve(n *clustertest.Node, l net.Listener) {
 	}
 	s, err := api.NewServer(api.Config{
 		Node: node, Limits: c.opts.Limits, Passwords: c.opts.Passwords, Clock: clock.Now, Logger: c.opts.Logger, Version: "test",
+		Leases: c.engine(n.ID),
 	})
 	if err != nil {
 		c.T.Fatal(err)
