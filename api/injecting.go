@@ -260,6 +260,9 @@ func (in *injection) wipe() {
 // answer seals what Apply has released to the execution.
 func (in *injection) answer(a *answer) (*hizov1.InjectResponse, error) {
 	out := &hizov1.InjectResponse{ClusterId: inject.ClusterText(a.cluster.ID), Principal: a.caller.text, Missing: in.missing}
+	if in.runs {
+		out.OfflineSeconds = in.pipeline.Offline
+	}
 	if in.runs && (in.req.GetPipeline() || len(in.sealed) > 0) {
 		out.Pipeline = in.pipeline.Vault + "/" + in.pipeline.Name
 	}

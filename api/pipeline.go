@@ -197,6 +197,32 @@ func (s *pipelineService) SetIdentities(ctx context.Context, req *hizov1.SetIden
 	return pipelineNow(answer, p)
 }
 
+// SetOffline says for how long a run's machine may keep values. What is kept is beyond revocation for as long, so it is a
+// grant.
+func (s *pipelineService) SetOffline(ctx context.Context, req *hizov1.SetOfflineRequest) (*hizov1.Pipeline, error) {
+	p, err := pipelineName(req.GetVault(), req.GetName())
+	if err != nil {
+		return nil, err
+	}
+	if req.GetSeconds() > fsm.MaxPipelineOffline {
+		return nil, invalid("seconds", "values are kept for %d hours at most", fsm.MaxPipelineOffline/3600)
+	}
+	answer, err := s.change(ctx, pipelineChange{
+		method: "SetOffline", message: req, name: p,
+		targets: func(*fsm.Pipeline) ([]target, error) {
+			return []target{onPipeline(policy.PipelineGrant, p, fmt.Sprintf("values may be kept for %d s", req.GetSeconds()))}, nil
+		},
+		edit: func(_ *round, next *fsm.Pipeline) error {
+			next.Offline = req.GetSeconds()
+			return nil
+		},
+	})
+	if err != nil {
+		return nil, err
+	}
+	return pipelineNow(answer, p)
+}
+
 // DeletePipeline removes a pipeline, its grants and its keys: what was sealed to them opens nowhere any more.
 func (s *pipelineService) DeletePipeline(ctx context.Context, req *hizov1.DeletePipelineRequest) (*hizov1.DeletePipelineResponse, error) {
 	p, err := pipelineName(req.GetVault(), req.GetName())
@@ -268,7 +294,7 @@ func pipelineNow(a *answer, n name.PipelineName) (*hizov1.Pipeline, error) {
 	if !ok {
 		return nil, noPipeline(n)
 	}
-	out := &hizov1.Pipeline{Vault: p.Vault, Name: p.Name, Identities: p.Identities, CreatedUnix: p.Created / 1000}
+	out := &hizov1.Pipeline{Vault: p.Vault, Name: p.Name, Identities: p.Identities, CreatedUnix: p.Created / 1000, OfflineSeconds: p.Offline}
 	for _, v := range p.Variables {
 		out.Variables = append(out.Variables, &hizov1.PipelineVariable{Name: v.Name, Reference: v.Reference, Seal: string(v.Seal)})
 	}

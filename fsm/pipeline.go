@@ -13,6 +13,7 @@ type Pipeline struct {
 	Identities  []string           // "workload/x", sorted; each runs this pipeline and no other
 	Variables   []PipelineVariable // sorted by name
 	Keys        []PipelineKey      // oldest first; the last one is the one to seal to
+	Offline     uint32             // seconds for which a run's machine may keep values, to start while the cluster is away; 0: not at all
 	Created     int64
 	MAC         []byte
 	Changed     uint64
@@ -78,6 +79,7 @@ const (
 	MaxPipelineKeys       = 16
 	MaxPipelineSealed     = 256 << 10 // bytes of all sealed values that a pipeline keeps
 	MaxSealRevocations    = 4096      // of one pipeline
+	MaxPipelineOffline    = 24 * 3600 // seconds
 )
 
 // ObjPipeline names a pipeline.
@@ -126,7 +128,7 @@ func (p Pipeline) MACBody() []byte {
 	for _, k := range p.Keys {
 		t = t.bytes(k.ID).bytes(k.Salt).number(uint64(k.Generation)).number(uint64(k.Created)).number(uint64(k.Until))
 	}
-	return t
+	return t.number(uint64(p.Offline))
 }
 
 // MACDomain of a revocation.
@@ -140,7 +142,7 @@ func (r SealRevocation) MACBody() []byte {
 // valid checks what does not depend on the state.
 func (p *Pipeline) valid() bool {
 	if !segment(p.Vault) || !segment(p.Name) || len(p.Identities) > MaxPipelineIdentities ||
-		len(p.Variables) > MaxPipelineVariables || len(p.Keys) == 0 || len(p.Keys) > MaxPipelineKeys {
+		p.Offline > MaxPipelineOffline || len(p.Variables) > MaxPipelineVariables || len(p.Keys) == 0 || len(p.Keys) > MaxPipelineKeys {
 		return false
 	}
 	for i, id := range p.Identities {
@@ -192,6 +194,7 @@ func (t *tx) pipelinePut(b *PipelinePut) outcome {
 	for _, id := range have.Identities {
 		if !slices.Contains(p.Identities, id) {
 			t.del(ObjRunner(id))
+			t.revokeLeases(LeasesOfPrincipal, id)
 		}
 	}
 	for _, id := range p.Identities {
@@ -220,6 +223,7 @@ func (t *tx) pipelineDelete(b *PipelineDelete) outcome {
 	for _, id := range have.Identities {
 		t.del(ObjRunner(id))
 	}
+	t.revokeLeases(LeasesOfPipeline, b.Vault+"/"+b.Name)
 	t.scan(revocationPrefix(b.Vault, b.Name), func(name string, o object) bool {
 		t.dropRevocation(name, o.(*SealRevocation))
 		return true

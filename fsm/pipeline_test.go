@@ -94,6 +94,7 @@ func TestMalformedPipelines(t *testing.T) {
 		"both kinds": func(p *fsm.Pipeline) {
 			p.Variables = []fsm.PipelineVariable{{Name: "A", Reference: "hizo://", Seal: []byte("x")}}
 		},
+		"offline for long":   func(p *fsm.Pipeline) { p.Offline = fsm.MaxPipelineOffline + 1 },
 		"too many variables": func(p *fsm.Pipeline) { p.Variables = many(fsm.MaxPipelineVariables + 1) },
 		"too much sealed": func(p *fsm.Pipeline) {
 			p.Variables = []fsm.PipelineVariable{{Name: "A", Seal: make([]byte, fsm.MaxPipelineSealed+1)}}

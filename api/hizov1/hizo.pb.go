@@ -1116,15 +1116,16 @@ func (x *InjectRequest) GetPipeline() bool {
 }
 
 type InjectResponse struct {
-	state         protoimpl.MessageState     `protogen:"open.v1"`
-	Values        []*InjectResponse_Value    `protobuf:"bytes,1,rep,name=values,proto3" json:"values,omitempty"`
-	ClusterId     string                     `protobuf:"bytes,2,opt,name=cluster_id,json=clusterId,proto3" json:"cluster_id,omitempty"`
-	Principal     string                     `protobuf:"bytes,3,opt,name=principal,proto3" json:"principal,omitempty"` // whom the values are sealed for: part of the info
-	Variables     []*InjectResponse_Variable `protobuf:"bytes,4,rep,name=variables,proto3" json:"variables,omitempty"` // those of sealed in their order, then those of the pipeline by name
-	Pipeline      string                     `protobuf:"bytes,5,opt,name=pipeline,proto3" json:"pipeline,omitempty"`   // VAULT/NAME, where sealed or pipeline was asked for
-	Missing       []string                   `protobuf:"bytes,6,rep,name=missing,proto3" json:"missing,omitempty"`     // with pipeline: declared as sealed, and not in sealed
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	state          protoimpl.MessageState     `protogen:"open.v1"`
+	Values         []*InjectResponse_Value    `protobuf:"bytes,1,rep,name=values,proto3" json:"values,omitempty"`
+	ClusterId      string                     `protobuf:"bytes,2,opt,name=cluster_id,json=clusterId,proto3" json:"cluster_id,omitempty"`
+	Principal      string                     `protobuf:"bytes,3,opt,name=principal,proto3" json:"principal,omitempty"`                                  // whom the values are sealed for: part of the info
+	Variables      []*InjectResponse_Variable `protobuf:"bytes,4,rep,name=variables,proto3" json:"variables,omitempty"`                                  // those of sealed in their order, then those of the pipeline by name
+	Pipeline       string                     `protobuf:"bytes,5,opt,name=pipeline,proto3" json:"pipeline,omitempty"`                                    // VAULT/NAME, where sealed or pipeline was asked for
+	Missing        []string                   `protobuf:"bytes,6,rep,name=missing,proto3" json:"missing,omitempty"`                                      // with pipeline: declared as sealed, and not in sealed
+	OfflineSeconds uint32                     `protobuf:"varint,7,opt,name=offline_seconds,json=offlineSeconds,proto3" json:"offline_seconds,omitempty"` // for how long the caller's machine may keep values; 0: not at all
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
 }
 
 func (x *InjectResponse) Reset() {
@@ -1197,6 +1198,13 @@ func (x *InjectResponse) GetMissing() []string {
 		return x.Missing
 	}
 	return nil
+}
+
+func (x *InjectResponse) GetOfflineSeconds() uint32 {
+	if x != nil {
+		return x.OfflineSeconds
+	}
+	return 0
 }
 
 type ListSecretsRequest struct {
@@ -5098,7 +5106,7 @@ const file_hizov1_hizo_proto_rawDesc = "" +
 	"\aversion\x18\x04 \x01(\rR\aversion\x1a0\n" +
 	"\x06Sealed\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x12\n" +
-	"\x04text\x18\x02 \x01(\tR\x04text\"\xee\x03\n" +
+	"\x04text\x18\x02 \x01(\tR\x04text\"\x97\x04\n" +
 	"\x0eInjectResponse\x125\n" +
 	"\x06values\x18\x01 \x03(\v2\x1d.hizo.v1.InjectResponse.ValueR\x06values\x12\x1d\n" +
 	"\n" +
@@ -5106,7 +5114,8 @@ const file_hizov1_hizo_proto_rawDesc = "" +
 	"\tprincipal\x18\x03 \x01(\tR\tprincipal\x12>\n" +
 	"\tvariables\x18\x04 \x03(\v2 .hizo.v1.InjectResponse.VariableR\tvariables\x12\x1a\n" +
 	"\bpipeline\x18\x05 \x01(\tR\bpipeline\x12\x18\n" +
-	"\amissing\x18\x06 \x03(\tR\amissing\x1a`\n" +
+	"\amissing\x18\x06 \x03(\tR\amissing\x12'\n" +
+	"\x0foffline_seconds\x18\a \x01(\rR\x0eofflineSeconds\x1a`\n" +
 	"\x05Value\x12\x18\n" +
 	"\aversion\x18\x01 \x01(\rR\aversion\x12\x16\n" +
 	"\x06sealed\x18\x02 \x01(\fR\x06sealed\x12%\n" +

@@ -22,16 +22,17 @@ const (
 )
 
 type Pipeline struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Vault         string                 `protobuf:"bytes,1,opt,name=vault,proto3" json:"vault,omitempty"`
-	Name          string                 `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
-	Identities    []string               `protobuf:"bytes,3,rep,name=identities,proto3" json:"identities,omitempty"` // "workload/train"
-	Variables     []*PipelineVariable    `protobuf:"bytes,4,rep,name=variables,proto3" json:"variables,omitempty"`
-	Keys          []*PipelineKey         `protobuf:"bytes,5,rep,name=keys,proto3" json:"keys,omitempty"` // oldest first; the last one is the one to seal to
-	CreatedUnix   int64                  `protobuf:"varint,6,opt,name=created_unix,json=createdUnix,proto3" json:"created_unix,omitempty"`
-	RevokedSeals  uint32                 `protobuf:"varint,7,opt,name=revoked_seals,json=revokedSeals,proto3" json:"revoked_seals,omitempty"` // GetPipeline only
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	state          protoimpl.MessageState `protogen:"open.v1"`
+	Vault          string                 `protobuf:"bytes,1,opt,name=vault,proto3" json:"vault,omitempty"`
+	Name           string                 `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
+	Identities     []string               `protobuf:"bytes,3,rep,name=identities,proto3" json:"identities,omitempty"` // "workload/train"
+	Variables      []*PipelineVariable    `protobuf:"bytes,4,rep,name=variables,proto3" json:"variables,omitempty"`
+	Keys           []*PipelineKey         `protobuf:"bytes,5,rep,name=keys,proto3" json:"keys,omitempty"` // oldest first; the last one is the one to seal to
+	CreatedUnix    int64                  `protobuf:"varint,6,opt,name=created_unix,json=createdUnix,proto3" json:"created_unix,omitempty"`
+	RevokedSeals   uint32                 `protobuf:"varint,7,opt,name=revoked_seals,json=revokedSeals,proto3" json:"revoked_seals,omitempty"` // GetPipeline only
+	OfflineSeconds uint32                 `protobuf:"varint,8,opt,name=offline_seconds,json=offlineSeconds,proto3" json:"offline_seconds,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
 }
 
 func (x *Pipeline) Reset() {
@@ -109,6 +110,13 @@ func (x *Pipeline) GetCreatedUnix() int64 {
 func (x *Pipeline) GetRevokedSeals() uint32 {
 	if x != nil {
 		return x.RevokedSeals
+	}
+	return 0
+}
+
+func (x *Pipeline) GetOfflineSeconds() uint32 {
+	if x != nil {
+		return x.OfflineSeconds
 	}
 	return 0
 }
@@ -681,6 +689,66 @@ func (x *SetVariablesRequest) GetUnset() []string {
 	return nil
 }
 
+type SetOfflineRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Vault         string                 `protobuf:"bytes,1,opt,name=vault,proto3" json:"vault,omitempty"`
+	Name          string                 `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
+	Seconds       uint32                 `protobuf:"varint,3,opt,name=seconds,proto3" json:"seconds,omitempty"` // 0: not at all; 24 hours at most
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SetOfflineRequest) Reset() {
+	*x = SetOfflineRequest{}
+	mi := &file_hizov1_pipeline_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SetOfflineRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SetOfflineRequest) ProtoMessage() {}
+
+func (x *SetOfflineRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_hizov1_pipeline_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SetOfflineRequest.ProtoReflect.Descriptor instead.
+func (*SetOfflineRequest) Descriptor() ([]byte, []int) {
+	return file_hizov1_pipeline_proto_rawDescGZIP(), []int{11}
+}
+
+func (x *SetOfflineRequest) GetVault() string {
+	if x != nil {
+		return x.Vault
+	}
+	return ""
+}
+
+func (x *SetOfflineRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *SetOfflineRequest) GetSeconds() uint32 {
+	if x != nil {
+		return x.Seconds
+	}
+	return 0
+}
+
 type GetPipelineKeyRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Vault         string                 `protobuf:"bytes,1,opt,name=vault,proto3" json:"vault,omitempty"`
@@ -691,7 +759,7 @@ type GetPipelineKeyRequest struct {
 
 func (x *GetPipelineKeyRequest) Reset() {
 	*x = GetPipelineKeyRequest{}
-	mi := &file_hizov1_pipeline_proto_msgTypes[11]
+	mi := &file_hizov1_pipeline_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -703,7 +771,7 @@ func (x *GetPipelineKeyRequest) String() string {
 func (*GetPipelineKeyRequest) ProtoMessage() {}
 
 func (x *GetPipelineKeyRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_hizov1_pipeline_proto_msgTypes[11]
+	mi := &file_hizov1_pipeline_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -716,7 +784,7 @@ func (x *GetPipelineKeyRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetPipelineKeyRequest.ProtoReflect.Descriptor instead.
 func (*GetPipelineKeyRequest) Descriptor() ([]byte, []int) {
-	return file_hizov1_pipeline_proto_rawDescGZIP(), []int{11}
+	return file_hizov1_pipeline_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *GetPipelineKeyRequest) GetVault() string {
@@ -744,7 +812,7 @@ type RotatePipelineKeyRequest struct {
 
 func (x *RotatePipelineKeyRequest) Reset() {
 	*x = RotatePipelineKeyRequest{}
-	mi := &file_hizov1_pipeline_proto_msgTypes[12]
+	mi := &file_hizov1_pipeline_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -756,7 +824,7 @@ func (x *RotatePipelineKeyRequest) String() string {
 func (*RotatePipelineKeyRequest) ProtoMessage() {}
 
 func (x *RotatePipelineKeyRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_hizov1_pipeline_proto_msgTypes[12]
+	mi := &file_hizov1_pipeline_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -769,7 +837,7 @@ func (x *RotatePipelineKeyRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RotatePipelineKeyRequest.ProtoReflect.Descriptor instead.
 func (*RotatePipelineKeyRequest) Descriptor() ([]byte, []int) {
-	return file_hizov1_pipeline_proto_rawDescGZIP(), []int{12}
+	return file_hizov1_pipeline_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *RotatePipelineKeyRequest) GetVault() string {
@@ -805,7 +873,7 @@ type PipelineKeyResponse struct {
 
 func (x *PipelineKeyResponse) Reset() {
 	*x = PipelineKeyResponse{}
-	mi := &file_hizov1_pipeline_proto_msgTypes[13]
+	mi := &file_hizov1_pipeline_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -817,7 +885,7 @@ func (x *PipelineKeyResponse) String() string {
 func (*PipelineKeyResponse) ProtoMessage() {}
 
 func (x *PipelineKeyResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_hizov1_pipeline_proto_msgTypes[13]
+	mi := &file_hizov1_pipeline_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -830,7 +898,7 @@ func (x *PipelineKeyResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PipelineKeyResponse.ProtoReflect.Descriptor instead.
 func (*PipelineKeyResponse) Descriptor() ([]byte, []int) {
-	return file_hizov1_pipeline_proto_rawDescGZIP(), []int{13}
+	return file_hizov1_pipeline_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *PipelineKeyResponse) GetFile() []byte {
@@ -873,7 +941,7 @@ type RevokeSealRequest struct {
 
 func (x *RevokeSealRequest) Reset() {
 	*x = RevokeSealRequest{}
-	mi := &file_hizov1_pipeline_proto_msgTypes[14]
+	mi := &file_hizov1_pipeline_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -885,7 +953,7 @@ func (x *RevokeSealRequest) String() string {
 func (*RevokeSealRequest) ProtoMessage() {}
 
 func (x *RevokeSealRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_hizov1_pipeline_proto_msgTypes[14]
+	mi := &file_hizov1_pipeline_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -898,7 +966,7 @@ func (x *RevokeSealRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RevokeSealRequest.ProtoReflect.Descriptor instead.
 func (*RevokeSealRequest) Descriptor() ([]byte, []int) {
-	return file_hizov1_pipeline_proto_rawDescGZIP(), []int{14}
+	return file_hizov1_pipeline_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *RevokeSealRequest) GetVault() string {
@@ -939,7 +1007,7 @@ type RevokeSealResponse struct {
 
 func (x *RevokeSealResponse) Reset() {
 	*x = RevokeSealResponse{}
-	mi := &file_hizov1_pipeline_proto_msgTypes[15]
+	mi := &file_hizov1_pipeline_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -951,7 +1019,7 @@ func (x *RevokeSealResponse) String() string {
 func (*RevokeSealResponse) ProtoMessage() {}
 
 func (x *RevokeSealResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_hizov1_pipeline_proto_msgTypes[15]
+	mi := &file_hizov1_pipeline_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -964,7 +1032,7 @@ func (x *RevokeSealResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RevokeSealResponse.ProtoReflect.Descriptor instead.
 func (*RevokeSealResponse) Descriptor() ([]byte, []int) {
-	return file_hizov1_pipeline_proto_rawDescGZIP(), []int{15}
+	return file_hizov1_pipeline_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *RevokeSealResponse) GetDigest() []byte {
@@ -992,7 +1060,7 @@ type ResealRequest struct {
 
 func (x *ResealRequest) Reset() {
 	*x = ResealRequest{}
-	mi := &file_hizov1_pipeline_proto_msgTypes[16]
+	mi := &file_hizov1_pipeline_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1004,7 +1072,7 @@ func (x *ResealRequest) String() string {
 func (*ResealRequest) ProtoMessage() {}
 
 func (x *ResealRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_hizov1_pipeline_proto_msgTypes[16]
+	mi := &file_hizov1_pipeline_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1017,7 +1085,7 @@ func (x *ResealRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResealRequest.ProtoReflect.Descriptor instead.
 func (*ResealRequest) Descriptor() ([]byte, []int) {
-	return file_hizov1_pipeline_proto_rawDescGZIP(), []int{16}
+	return file_hizov1_pipeline_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *ResealRequest) GetVault() string {
@@ -1050,7 +1118,7 @@ type ResealResponse struct {
 
 func (x *ResealResponse) Reset() {
 	*x = ResealResponse{}
-	mi := &file_hizov1_pipeline_proto_msgTypes[17]
+	mi := &file_hizov1_pipeline_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1062,7 +1130,7 @@ func (x *ResealResponse) String() string {
 func (*ResealResponse) ProtoMessage() {}
 
 func (x *ResealResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_hizov1_pipeline_proto_msgTypes[17]
+	mi := &file_hizov1_pipeline_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1075,7 +1143,7 @@ func (x *ResealResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResealResponse.ProtoReflect.Descriptor instead.
 func (*ResealResponse) Descriptor() ([]byte, []int) {
-	return file_hizov1_pipeline_proto_rawDescGZIP(), []int{17}
+	return file_hizov1_pipeline_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *ResealResponse) GetItems() []*ResealResponse_Item {
@@ -1098,7 +1166,7 @@ type ListPipelinesResponse_Item struct {
 
 func (x *ListPipelinesResponse_Item) Reset() {
 	*x = ListPipelinesResponse_Item{}
-	mi := &file_hizov1_pipeline_proto_msgTypes[18]
+	mi := &file_hizov1_pipeline_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1110,7 +1178,7 @@ func (x *ListPipelinesResponse_Item) String() string {
 func (*ListPipelinesResponse_Item) ProtoMessage() {}
 
 func (x *ListPipelinesResponse_Item) ProtoReflect() protoreflect.Message {
-	mi := &file_hizov1_pipeline_proto_msgTypes[18]
+	mi := &file_hizov1_pipeline_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1171,7 +1239,7 @@ type ResealRequest_Item struct {
 
 func (x *ResealRequest_Item) Reset() {
 	*x = ResealRequest_Item{}
-	mi := &file_hizov1_pipeline_proto_msgTypes[19]
+	mi := &file_hizov1_pipeline_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1183,7 +1251,7 @@ func (x *ResealRequest_Item) String() string {
 func (*ResealRequest_Item) ProtoMessage() {}
 
 func (x *ResealRequest_Item) ProtoReflect() protoreflect.Message {
-	mi := &file_hizov1_pipeline_proto_msgTypes[19]
+	mi := &file_hizov1_pipeline_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1196,7 +1264,7 @@ func (x *ResealRequest_Item) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResealRequest_Item.ProtoReflect.Descriptor instead.
 func (*ResealRequest_Item) Descriptor() ([]byte, []int) {
-	return file_hizov1_pipeline_proto_rawDescGZIP(), []int{16, 0}
+	return file_hizov1_pipeline_proto_rawDescGZIP(), []int{17, 0}
 }
 
 func (x *ResealRequest_Item) GetVariable() string {
@@ -1226,7 +1294,7 @@ type ResealResponse_Item struct {
 
 func (x *ResealResponse_Item) Reset() {
 	*x = ResealResponse_Item{}
-	mi := &file_hizov1_pipeline_proto_msgTypes[20]
+	mi := &file_hizov1_pipeline_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1238,7 +1306,7 @@ func (x *ResealResponse_Item) String() string {
 func (*ResealResponse_Item) ProtoMessage() {}
 
 func (x *ResealResponse_Item) ProtoReflect() protoreflect.Message {
-	mi := &file_hizov1_pipeline_proto_msgTypes[20]
+	mi := &file_hizov1_pipeline_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1251,7 +1319,7 @@ func (x *ResealResponse_Item) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResealResponse_Item.ProtoReflect.Descriptor instead.
 func (*ResealResponse_Item) Descriptor() ([]byte, []int) {
-	return file_hizov1_pipeline_proto_rawDescGZIP(), []int{17, 0}
+	return file_hizov1_pipeline_proto_rawDescGZIP(), []int{18, 0}
 }
 
 func (x *ResealResponse_Item) GetSeal() string {
@@ -1293,7 +1361,7 @@ var File_hizov1_pipeline_proto protoreflect.FileDescriptor
 
 const file_hizov1_pipeline_proto_rawDesc = "" +
 	"\n" +
-	"\x15hizov1/pipeline.proto\x12\ahizo.v1\"\xff\x01\n" +
+	"\x15hizov1/pipeline.proto\x12\ahizo.v1\"\xa8\x02\n" +
 	"\bPipeline\x12\x14\n" +
 	"\x05vault\x18\x01 \x01(\tR\x05vault\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x1e\n" +
@@ -1303,7 +1371,8 @@ const file_hizov1_pipeline_proto_rawDesc = "" +
 	"\tvariables\x18\x04 \x03(\v2\x19.hizo.v1.PipelineVariableR\tvariables\x12(\n" +
 	"\x04keys\x18\x05 \x03(\v2\x14.hizo.v1.PipelineKeyR\x04keys\x12!\n" +
 	"\fcreated_unix\x18\x06 \x01(\x03R\vcreatedUnix\x12#\n" +
-	"\rrevoked_seals\x18\a \x01(\rR\frevokedSeals\"X\n" +
+	"\rrevoked_seals\x18\a \x01(\rR\frevokedSeals\x12'\n" +
+	"\x0foffline_seconds\x18\b \x01(\rR\x0eofflineSeconds\"X\n" +
 	"\x10PipelineVariable\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x1c\n" +
 	"\treference\x18\x02 \x01(\tR\treference\x12\x12\n" +
@@ -1350,7 +1419,11 @@ const file_hizov1_pipeline_proto_rawDesc = "" +
 	"\x05vault\x18\x01 \x01(\tR\x05vault\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12+\n" +
 	"\x03set\x18\x03 \x03(\v2\x19.hizo.v1.PipelineVariableR\x03set\x12\x14\n" +
-	"\x05unset\x18\x04 \x03(\tR\x05unset\"A\n" +
+	"\x05unset\x18\x04 \x03(\tR\x05unset\"W\n" +
+	"\x11SetOfflineRequest\x12\x14\n" +
+	"\x05vault\x18\x01 \x01(\tR\x05vault\x12\x12\n" +
+	"\x04name\x18\x02 \x01(\tR\x04name\x12\x18\n" +
+	"\aseconds\x18\x03 \x01(\rR\aseconds\"A\n" +
 	"\x15GetPipelineKeyRequest\x12\x14\n" +
 	"\x05vault\x18\x01 \x01(\tR\x05vault\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\"g\n" +
@@ -1385,14 +1458,16 @@ const file_hizov1_pipeline_proto_rawDesc = "" +
 	"\tunchanged\x18\x02 \x01(\bR\tunchanged\x12\x1a\n" +
 	"\bpipeline\x18\x03 \x01(\tR\bpipeline\x12\x15\n" +
 	"\x06key_id\x18\x04 \x01(\tR\x05keyId\x12!\n" +
-	"\fexpires_unix\x18\x05 \x01(\x03R\vexpiresUnix2\xe4\x05\n" +
+	"\fexpires_unix\x18\x05 \x01(\x03R\vexpiresUnix2\xa1\x06\n" +
 	"\x0fPipelineService\x12C\n" +
 	"\x0eCreatePipeline\x12\x1e.hizo.v1.CreatePipelineRequest\x1a\x11.hizo.v1.Pipeline\x12N\n" +
 	"\rListPipelines\x12\x1d.hizo.v1.ListPipelinesRequest\x1a\x1e.hizo.v1.ListPipelinesResponse\x12=\n" +
 	"\vGetPipeline\x12\x1b.hizo.v1.GetPipelineRequest\x1a\x11.hizo.v1.Pipeline\x12Q\n" +
 	"\x0eDeletePipeline\x12\x1e.hizo.v1.DeletePipelineRequest\x1a\x1f.hizo.v1.DeletePipelineResponse\x12A\n" +
 	"\rSetIdentities\x12\x1d.hizo.v1.SetIdentitiesRequest\x1a\x11.hizo.v1.Pipeline\x12?\n" +
-	"\fSetVariables\x12\x1c.hizo.v1.SetVariablesRequest\x1a\x11.hizo.v1.Pipeline\x12N\n" +
+	"\fSetVariables\x12\x1c.hizo.v1.SetVariablesRequest\x1a\x11.hizo.v1.Pipeline\x12;\n" +
+	"\n" +
+	"SetOffline\x12\x1a.hizo.v1.SetOfflineRequest\x1a\x11.hizo.v1.Pipeline\x12N\n" +
 	"\x0eGetPipelineKey\x12\x1e.hizo.v1.GetPipelineKeyRequest\x1a\x1c.hizo.v1.PipelineKeyResponse\x12T\n" +
 	"\x11RotatePipelineKey\x12!.hizo.v1.RotatePipelineKeyRequest\x1a\x1c.hizo.v1.PipelineKeyResponse\x12E\n" +
 	"\n" +
@@ -1411,7 +1486,7 @@ func file_hizov1_pipeline_proto_rawDescGZIP() []byte {
 	return file_hizov1_pipeline_proto_rawDescData
 }
 
-var file_hizov1_pipeline_proto_msgTypes = make([]protoimpl.MessageInfo, 21)
+var file_hizov1_pipeline_proto_msgTypes = make([]protoimpl.MessageInfo, 22)
 var file_hizov1_pipeline_proto_goTypes = []any{
 	(*Pipeline)(nil),                   // 0: hizo.v1.Pipeline
 	(*PipelineVariable)(nil),           // 1: hizo.v1.PipelineVariable
@@ -1424,47 +1499,50 @@ var file_hizov1_pipeline_proto_goTypes = []any{
 	(*DeletePipelineResponse)(nil),     // 8: hizo.v1.DeletePipelineResponse
 	(*SetIdentitiesRequest)(nil),       // 9: hizo.v1.SetIdentitiesRequest
 	(*SetVariablesRequest)(nil),        // 10: hizo.v1.SetVariablesRequest
-	(*GetPipelineKeyRequest)(nil),      // 11: hizo.v1.GetPipelineKeyRequest
-	(*RotatePipelineKeyRequest)(nil),   // 12: hizo.v1.RotatePipelineKeyRequest
-	(*PipelineKeyResponse)(nil),        // 13: hizo.v1.PipelineKeyResponse
-	(*RevokeSealRequest)(nil),          // 14: hizo.v1.RevokeSealRequest
-	(*RevokeSealResponse)(nil),         // 15: hizo.v1.RevokeSealResponse
-	(*ResealRequest)(nil),              // 16: hizo.v1.ResealRequest
-	(*ResealResponse)(nil),             // 17: hizo.v1.ResealResponse
-	(*ListPipelinesResponse_Item)(nil), // 18: hizo.v1.ListPipelinesResponse.Item
-	(*ResealRequest_Item)(nil),         // 19: hizo.v1.ResealRequest.Item
-	(*ResealResponse_Item)(nil),        // 20: hizo.v1.ResealResponse.Item
+	(*SetOfflineRequest)(nil),          // 11: hizo.v1.SetOfflineRequest
+	(*GetPipelineKeyRequest)(nil),      // 12: hizo.v1.GetPipelineKeyRequest
+	(*RotatePipelineKeyRequest)(nil),   // 13: hizo.v1.RotatePipelineKeyRequest
+	(*PipelineKeyResponse)(nil),        // 14: hizo.v1.PipelineKeyResponse
+	(*RevokeSealRequest)(nil),          // 15: hizo.v1.RevokeSealRequest
+	(*RevokeSealResponse)(nil),         // 16: hizo.v1.RevokeSealResponse
+	(*ResealRequest)(nil),              // 17: hizo.v1.ResealRequest
+	(*ResealResponse)(nil),             // 18: hizo.v1.ResealResponse
+	(*ListPipelinesResponse_Item)(nil), // 19: hizo.v1.ListPipelinesResponse.Item
+	(*ResealRequest_Item)(nil),         // 20: hizo.v1.ResealRequest.Item
+	(*ResealResponse_Item)(nil),        // 21: hizo.v1.ResealResponse.Item
 }
 var file_hizov1_pipeline_proto_depIdxs = []int32{
 	1,  // 0: hizo.v1.Pipeline.variables:type_name -> hizo.v1.PipelineVariable
 	2,  // 1: hizo.v1.Pipeline.keys:type_name -> hizo.v1.PipelineKey
-	18, // 2: hizo.v1.ListPipelinesResponse.items:type_name -> hizo.v1.ListPipelinesResponse.Item
+	19, // 2: hizo.v1.ListPipelinesResponse.items:type_name -> hizo.v1.ListPipelinesResponse.Item
 	1,  // 3: hizo.v1.SetVariablesRequest.set:type_name -> hizo.v1.PipelineVariable
 	2,  // 4: hizo.v1.PipelineKeyResponse.key:type_name -> hizo.v1.PipelineKey
-	19, // 5: hizo.v1.ResealRequest.items:type_name -> hizo.v1.ResealRequest.Item
-	20, // 6: hizo.v1.ResealResponse.items:type_name -> hizo.v1.ResealResponse.Item
+	20, // 5: hizo.v1.ResealRequest.items:type_name -> hizo.v1.ResealRequest.Item
+	21, // 6: hizo.v1.ResealResponse.items:type_name -> hizo.v1.ResealResponse.Item
 	3,  // 7: hizo.v1.PipelineService.CreatePipeline:input_type -> hizo.v1.CreatePipelineRequest
 	4,  // 8: hizo.v1.PipelineService.ListPipelines:input_type -> hizo.v1.ListPipelinesRequest
 	6,  // 9: hizo.v1.PipelineService.GetPipeline:input_type -> hizo.v1.GetPipelineRequest
 	7,  // 10: hizo.v1.PipelineService.DeletePipeline:input_type -> hizo.v1.DeletePipelineRequest
 	9,  // 11: hizo.v1.PipelineService.SetIdentities:input_type -> hizo.v1.SetIdentitiesRequest
 	10, // 12: hizo.v1.PipelineService.SetVariables:input_type -> hizo.v1.SetVariablesRequest
-	11, // 13: hizo.v1.PipelineService.GetPipelineKey:input_type -> hizo.v1.GetPipelineKeyRequest
-	12, // 14: hizo.v1.PipelineService.RotatePipelineKey:input_type -> hizo.v1.RotatePipelineKeyRequest
-	14, // 15: hizo.v1.PipelineService.RevokeSeal:input_type -> hizo.v1.RevokeSealRequest
-	16, // 16: hizo.v1.PipelineService.Reseal:input_type -> hizo.v1.ResealRequest
-	0,  // 17: hizo.v1.PipelineService.CreatePipeline:output_type -> hizo.v1.Pipeline
-	5,  // 18: hizo.v1.PipelineService.ListPipelines:output_type -> hizo.v1.ListPipelinesResponse
-	0,  // 19: hizo.v1.PipelineService.GetPipeline:output_type -> hizo.v1.Pipeline
-	8,  // 20: hizo.v1.PipelineService.DeletePipeline:output_type -> hizo.v1.DeletePipelineResponse
-	0,  // 21: hizo.v1.PipelineService.SetIdentities:output_type -> hizo.v1.Pipeline
-	0,  // 22: hizo.v1.PipelineService.SetVariables:output_type -> hizo.v1.Pipeline
-	13, // 23: hizo.v1.PipelineService.GetPipelineKey:output_type -> hizo.v1.PipelineKeyResponse
-	13, // 24: hizo.v1.PipelineService.RotatePipelineKey:output_type -> hizo.v1.PipelineKeyResponse
-	15, // 25: hizo.v1.PipelineService.RevokeSeal:output_type -> hizo.v1.RevokeSealResponse
-	17, // 26: hizo.v1.PipelineService.Reseal:output_type -> hizo.v1.ResealResponse
-	17, // [17:27] is the sub-list for method output_type
-	7,  // [7:17] is the sub-list for method input_type
+	11, // 13: hizo.v1.PipelineService.SetOffline:input_type -> hizo.v1.SetOfflineRequest
+	12, // 14: hizo.v1.PipelineService.GetPipelineKey:input_type -> hizo.v1.GetPipelineKeyRequest
+	13, // 15: hizo.v1.PipelineService.RotatePipelineKey:input_type -> hizo.v1.RotatePipelineKeyRequest
+	15, // 16: hizo.v1.PipelineService.RevokeSeal:input_type -> hizo.v1.RevokeSealRequest
+	17, // 17: hizo.v1.PipelineService.Reseal:input_type -> hizo.v1.ResealRequest
+	0,  // 18: hizo.v1.PipelineService.CreatePipeline:output_type -> hizo.v1.Pipeline
+	5,  // 19: hizo.v1.PipelineService.ListPipelines:output_type -> hizo.v1.ListPipelinesResponse
+	0,  // 20: hizo.v1.PipelineService.GetPipeline:output_type -> hizo.v1.Pipeline
+	8,  // 21: hizo.v1.PipelineService.DeletePipeline:output_type -> hizo.v1.DeletePipelineResponse
+	0,  // 22: hizo.v1.PipelineService.SetIdentities:output_type -> hizo.v1.Pipeline
+	0,  // 23: hizo.v1.PipelineService.SetVariables:output_type -> hizo.v1.Pipeline
+	0,  // 24: hizo.v1.PipelineService.SetOffline:output_type -> hizo.v1.Pipeline
+	14, // 25: hizo.v1.PipelineService.GetPipelineKey:output_type -> hizo.v1.PipelineKeyResponse
+	14, // 26: hizo.v1.PipelineService.RotatePipelineKey:output_type -> hizo.v1.PipelineKeyResponse
+	16, // 27: hizo.v1.PipelineService.RevokeSeal:output_type -> hizo.v1.RevokeSealResponse
+	18, // 28: hizo.v1.PipelineService.Reseal:output_type -> hizo.v1.ResealResponse
+	18, // [18:29] is the sub-list for method output_type
+	7,  // [7:18] is the sub-list for method input_type
 	7,  // [7:7] is the sub-list for extension type_name
 	7,  // [7:7] is the sub-list for extension extendee
 	0,  // [0:7] is the sub-list for field type_name
@@ -1481,7 +1559,7 @@ func file_hizov1_pipeline_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_hizov1_pipeline_proto_rawDesc), len(file_hizov1_pipeline_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   21,
+			NumMessages:   22,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -25,6 +25,7 @@ const (
 	PipelineService_DeletePipeline_FullMethodName    = "/hizo.v1.PipelineService/DeletePipeline"
 	PipelineService_SetIdentities_FullMethodName     = "/hizo.v1.PipelineService/SetIdentities"
 	PipelineService_SetVariables_FullMethodName      = "/hizo.v1.PipelineService/SetVariables"
+	PipelineService_SetOffline_FullMethodName        = "/hizo.v1.PipelineService/SetOffline"
 	PipelineService_GetPipelineKey_FullMethodName    = "/hizo.v1.PipelineService/GetPipelineKey"
 	PipelineService_RotatePipelineKey_FullMethodName = "/hizo.v1.PipelineService/RotatePipelineKey"
 	PipelineService_RevokeSeal_FullMethodName        = "/hizo.v1.PipelineService/RevokeSeal"
@@ -47,6 +48,9 @@ type PipelineServiceClient interface {
 	// SetVariables: references are grants, which only the role SecurityEngineer gives and takes; sealed variables are
 	// the PipelineOwners' too.
 	SetVariables(ctx context.Context, in *SetVariablesRequest, opts ...grpc.CallOption) (*Pipeline, error)
+	// SetOffline says for how long a machine that runs the pipeline may keep its values; only the role SecurityEngineer
+	// may.
+	SetOffline(ctx context.Context, in *SetOfflineRequest, opts ...grpc.CallOption) (*Pipeline, error)
 	// GetPipelineKey returns the public key to seal to, signed by the cluster's CA.
 	GetPipelineKey(ctx context.Context, in *GetPipelineKeyRequest, opts ...grpc.CallOption) (*PipelineKeyResponse, error)
 	// RotatePipelineKey makes a new key. What was sealed to older ones opens until their deadlines.
@@ -126,6 +130,16 @@ func (c *pipelineServiceClient) SetVariables(ctx context.Context, in *SetVariabl
 	return out, nil
 }
 
+func (c *pipelineServiceClient) SetOffline(ctx context.Context, in *SetOfflineRequest, opts ...grpc.CallOption) (*Pipeline, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(Pipeline)
+	err := c.cc.Invoke(ctx, PipelineService_SetOffline_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 func (c *pipelineServiceClient) GetPipelineKey(ctx context.Context, in *GetPipelineKeyRequest, opts ...grpc.CallOption) (*PipelineKeyResponse, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(PipelineKeyResponse)
@@ -182,6 +196,9 @@ type PipelineServiceServer interface {
 	// SetVariables: references are grants, which only the role SecurityEngineer gives and takes; sealed variables are
 	// the PipelineOwners' too.
 	SetVariables(context.Context, *SetVariablesRequest) (*Pipeline, error)
+	// SetOffline says for how long a machine that runs the pipeline may keep its values; only the role SecurityEngineer
+	// may.
+	SetOffline(context.Context, *SetOfflineRequest) (*Pipeline, error)
 	// GetPipelineKey returns the public key to seal to, signed by the cluster's CA.
 	GetPipelineKey(context.Context, *GetPipelineKeyRequest) (*PipelineKeyResponse, error)
 	// RotatePipelineKey makes a new key. What was sealed to older ones opens until their deadlines.
@@ -218,6 +235,9 @@ func (UnimplementedPipelineServiceServer) SetIdentities(context.Context, *SetIde
 }
 func (UnimplementedPipelineServiceServer) SetVariables(context.Context, *SetVariablesRequest) (*Pipeline, error) {
 	return nil, status.Error(codes.Unimplemented, "method SetVariables not implemented")
+}
+func (UnimplementedPipelineServiceServer) SetOffline(context.Context, *SetOfflineRequest) (*Pipeline, error) {
+	return nil, status.Error(codes.Unimplemented, "method SetOffline not implemented")
 }
 func (UnimplementedPipelineServiceServer) GetPipelineKey(context.Context, *GetPipelineKeyRequest) (*PipelineKeyResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method GetPipelineKey not implemented")
@@ -360,6 +380,24 @@ func _PipelineService_SetVariables_Handler(srv interface{}, ctx context.Context,
 	return interceptor(ctx, in, info, handler)
 }
 
+func _PipelineService_SetOffline_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(SetOfflineRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(PipelineServiceServer).SetOffline(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: PipelineService_SetOffline_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(PipelineServiceServer).SetOffline(ctx, req.(*SetOfflineRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _PipelineService_GetPipelineKey_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(GetPipelineKeyRequest)
 	if err := dec(in); err != nil {
@@ -462,6 +500,10 @@ var PipelineService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "SetVariables",
 			Handler:    _PipelineService_SetVariables_Handler,
+		},
+		{
+			MethodName: "SetOffline",
+			Handler:    _PipelineService_SetOffline_Handler,
 		},
 		{
 			MethodName: "GetPipelineKey",

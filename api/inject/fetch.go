@@ -3,6 +3,7 @@ package inject
 import (
 	"context"
 	"fmt"
+	"time"
 
 	"github.com/hizo/hizo/api/hizov1"
 	"github.com/hizo/hizo/api/name"
@@ -34,10 +35,11 @@ type Sealed struct {
 // Values are what Fetch got. Wipe them after use.
 type Values struct {
 	Principal string
-	Pipeline  string     // VAULT/NAME, where Sealed or Pipeline was asked for
-	Values    []Value    // of References, in their order
-	Variables []Variable // of Sealed, in their order, then those of the pipeline by name
-	Missing   []string   // variables that the pipeline declares as sealed and that Sealed did not have
+	Pipeline  string        // VAULT/NAME, where Sealed or Pipeline was asked for
+	Values    []Value       // of References, in their order
+	Variables []Variable    // of Sealed, in their order, then those of the pipeline by name
+	Offline   time.Duration // for how long this machine may keep the values; 0: not at all
+	Missing   []string      // variables that the pipeline declares as sealed and that Sealed did not have
 }
 
 // Value is one reference's.
@@ -93,6 +95,7 @@ func Fetch(ctx context.Context, cluster Injector, r Request) (*Values, error) {
 // open checks that the answer is one to the request, and opens it.
 func open(key *hybrid.Key, r Request, answer *hizov1.InjectResponse) (*Values, error) {
 	out := &Values{Principal: answer.GetPrincipal(), Pipeline: answer.GetPipeline(), Missing: answer.GetMissing()}
+	out.Offline = time.Duration(answer.GetOfflineSeconds()) * time.Second
 	if len(answer.GetValues()) != len(r.References) || len(answer.GetVariables()) < len(r.Sealed) {
 		return out, fmt.Errorf("the cluster answered %d values for %d references: check that the server is of the same version", len(answer.GetValues()), len(r.References))
 	}

@@ -4,7 +4,9 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"math"
 	"strings"
+	"time"
 
 	"github.com/hizo/hizo/api/hizov1"
 	"github.com/hizo/hizo/api/name"
@@ -18,6 +20,7 @@ type pipelineCmd struct {
 	Delete   pipelineDeleteCmd   `cmd:"" help:"Delete a pipeline, its grants and its keys."`
 	Identity pipelineIdentityCmd `cmd:"" help:"Say which workloads run a pipeline."`
 	Env      pipelineEnvCmd      `cmd:"" help:"Say which variables a run gets."`
+	Set      pipelineSetCmd      `cmd:"" help:"Say whether values may be kept where a pipeline runs."`
 	Key      pipelineKeyCmd      `cmd:"" help:"Print the public key that values are sealed to, or rotate it."`
 	Revoke   pipelineRevokeCmd   `cmd:"" name:"revoke-seal" help:"Have a sealed value opened no more."`
 }
@@ -58,6 +61,9 @@ func pipelineTable(p *hizov1.Pipeline) table {
 			until = "opens until " + clock(k.GetUntilUnix())
 		}
 		t.add("key", k.GetId()+" of "+clock(k.GetCreatedUnix())+", "+until)
+	}
+	if n := p.GetOfflineSeconds(); n > 0 {
+		t.add("offline for", (time.Duration(n) * time.Second).String())
 	}
 	if n := p.GetRevokedSeals(); n > 0 {
 		t.add("revoked sealed values", fmt.Sprint(n))
@@ -270,6 +276,30 @@ func (s *session) setVariables(req *hizov1.SetVariablesRequest) error {
 		return err
 	}
 	now, err := cl.Pipelines().SetVariables(s.ctx, req)
+	if err != nil {
+		return err
+	}
+	return s.show(now, pipelineTable(now))
+}
+
+type pipelineSetCmd struct {
+	Pipeline string `arg:"" name:"vault/name" help:"Which pipeline."`
+	Offline  span   `required:"" placeholder:"TIME" help:"For how long \"hizo agent\" may keep the values, encrypted, so that a run starts while the cluster is away; 24h at most, 0s: not at all. No revocation reaches what is kept."`
+}
+
+func (c *pipelineSetCmd) Run(s *session) error {
+	p, err := name.ParsePipeline(c.Pipeline)
+	if err != nil {
+		return err
+	}
+	if c.Offline.seconds() > math.MaxUint32 {
+		return errors.New("--offline is 24h at most")
+	}
+	cl, err := s.connect()
+	if err != nil {
+		return err
+	}
+	now, err := cl.Pipelines().SetOffline(s.ctx, &hizov1.SetOfflineRequest{Vault: p.Vault, Name: p.Name, Seconds: uint32(c.Offline.seconds())})
 	if err != nil {
 		return err
 	}

@@ -49,6 +49,7 @@ func (r *Random) pipeline(who string) fsm.Command {
 		return c
 	}
 	next := Pipeline(vault, name)
+	next.Offline = uint32(r.rng.IntN(3)) * fsm.MaxPipelineOffline / 2
 	for n := range 3 {
 		if r.rng.IntN(3) == 0 {
 			next.Identities = append(next.Identities, fmt.Sprintf("workload/w%d", n))
