@@ -45,6 +45,8 @@ type Options struct {
 
 	// Leases makes the engine of a node's leases; asked once for each node. nil: none.
 	Leases func(id string) *lease.Engine
+	// Configure changes what a server is made of, such as the engines behind its services.
+	Configure func(*api.Config)
 }
 
 // Cluster is a running cluster with its API.
@@ -172,10 +174,14 @@ func (c *Cluster) serve(n *clustertest.Node, l net.Listener) {
 	if clock == nil {
 		clock = &clustertest.Clock{}
 	}
-	s, err := api.NewServer(api.Config{
+	conf := api.Config{
 		Node: node, Limits: c.opts.Limits, Passwords: c.opts.Passwords, Clock: clock.Now, Logger: c.opts.Logger, Version: "test",
 		Leases: c.engine(n.ID),
-	})
+	}
+	if c.opts.Configure != nil {
+		c.opts.Configure(&conf)
+	}
+	s, err := api.NewServer(conf)
 	if err != nil {
 		c.T.Fatal(err)
 	}

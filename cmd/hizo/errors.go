@@ -39,6 +39,9 @@ func describe(err error) (string, int) {
 	if e, ok := errors.AsType[*client.UnknownOutcomeError](err); ok {
 		return e.Error(), exitUnknown
 	}
+	if e, ok := errors.AsType[*rotationFailedError](err); ok {
+		return e.Error(), exitRefused
+	}
 	if errors.Is(err, client.ErrNoToken) {
 		return err.Error() + ": run `hizo login` first", exitMistake
 	}

@@ -9,6 +9,7 @@ import (
 	"context"
 	"os"
 	"os/signal"
+	"strings"
 	"syscall"
 
 	"github.com/alecthomas/kong"
@@ -34,6 +35,7 @@ type cli struct {
 	Pipeline   pipelineCmd   `cmd:"" help:"Manage pipelines: who runs them, what a run gets."`
 	Seal       sealCmd       `cmd:"" help:"Seal a value for a pipeline's variable, offline."`
 	Reseal     resealCmd     `cmd:"" help:"Seal the values of files to the newest keys of their pipelines."`
+	Rotation   rotationCmd   `cmd:"" help:"Rotate secrets, on schedule or on demand."`
 	Run        runCmd        `cmd:"" help:"Run a command with injected secrets."`
 	Audit      auditCmd      `cmd:"" help:"Read, export and verify the audit log."`
 	Version    versionCmd    `cmd:"" help:"Show the version of this program."`
@@ -60,7 +62,7 @@ func run(args []string) int {
 	}
 	// `run` handles signals by itself: its command gets them.
 	s.ctx = context.Background()
-	if command.Selected().Name != "run" {
+	if strings.Fields(command.Command())[0] != "run" {
 		var stop context.CancelFunc
 		s.ctx, stop = signal.NotifyContext(s.ctx, os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
 		defer stop()

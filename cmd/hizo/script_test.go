@@ -18,7 +18,10 @@ import (
 	"github.com/hizo/hizo/api/bootstrap"
 	"github.com/hizo/hizo/api/hizov1"
 	"github.com/hizo/hizo/api/inject"
+	"github.com/hizo/hizo/cluster"
 	"github.com/hizo/hizo/cluster/clustertest"
+	"github.com/hizo/hizo/cluster/rotate"
+	"github.com/hizo/hizo/cluster/rotate/target"
 )
 
 var update = flag.Bool("update", false, "write golden files and the expectations of scripts anew")
@@ -47,7 +50,11 @@ func TestClusterScripts(t *testing.T) {
 	if testing.Short() {
 		t.Skip("starts a cluster")
 	}
-	c := apitest.Start(t, apitest.Options{})
+	rotations := rotate.New(rotate.Config{Targets: map[string]target.Target{"generated": target.NewGenerated()}})
+	c := apitest.Start(t, apitest.Options{
+		Options:   clustertest.Options{Duties: func(string) []cluster.Duty { return []cluster.Duty{rotations.Duty} }},
+		Configure: func(conf *api.Config) { conf.Rotations = rotations },
+	})
 	t.Run("scripts", func(t *testing.T) {
 		testscript.Run(t, testscript.Params{
 			Dir: "testdata/cluster", UpdateScripts: *update, RequireUniqueNames: true,

@@ -102,7 +102,8 @@ func serve(ctx context.Context, cfg *Config, log *slog.Logger) (err error) {
 	}
 	defer mux.Close()
 
-	node, err := openNode(cfg, log, s, directory, mux)
+	rotations := newRotations(log)
+	node, err := openNode(cfg, log, s, directory, mux, rotations.Duty)
 	if err != nil {
 		return err
 	}
@@ -122,7 +123,9 @@ func serve(ctx context.Context, cfg *Config, log *slog.Logger) (err error) {
 		}
 		log.Info("this node waits to be initialised: hizo cluster init --bootstrap FILE", "file", boot.path, "key_sha256", fp)
 	}
-	srv, err := api.NewServer(api.Config{Node: node, BootstrapToken: boot.token, Development: cfg.Development, Logger: log, Version: version()})
+	srv, err := api.NewServer(api.Config{
+		Node: node, BootstrapToken: boot.token, Development: cfg.Development, Logger: log, Version: version(), Rotations: rotations,
+	})
 	if err != nil {
 		return err
 	}

@@ -8,6 +8,8 @@ import (
 	"log/slog"
 
 	"github.com/hizo/hizo/cluster"
+	"github.com/hizo/hizo/cluster/rotate"
+	"github.com/hizo/hizo/cluster/rotate/target"
 	"github.com/hizo/hizo/crypto/seal"
 	"github.com/hizo/hizo/crypto/seal/pkcs11"
 	"github.com/hizo/hizo/crypto/seal/software"
@@ -43,13 +45,28 @@ func fingerprint(s seal.Seal) (string, error) {
 	return hex.EncodeToString(sum[:]), nil
 }
 
+// rotationTargets are what a rotation can change outside of the cluster.
+func rotationTargets() map[string]target.Target {
+	return map[string]target.Target{
+		"generated":  target.NewGenerated(),
+		"postgresql": target.NewPostgres(),
+		"mariadb":    target.NewMariaDB(),
+	}
+}
+
+// newRotations makes the engine that rotates secrets while this node leads.
+func newRotations(log *slog.Logger) *rotate.Engine {
+	return rotate.New(rotate.Config{Targets: rotationTargets(), Logger: log})
+}
+
 // openNode starts the node with everything it stands on.
-func openNode(cfg *Config, log *slog.Logger, s seal.Seal, dir *cluster.Directory, mux *transport.Mux) (*cluster.Node, error) {
+func openNode(cfg *Config, log *slog.Logger, s seal.Seal, dir *cluster.Directory, mux *transport.Mux, duties ...cluster.Duty) (*cluster.Node, error) {
 	conf := cluster.Config{
 		ID: cfg.Node, DataDir: cfg.DataDir,
 		AdvertisePeer: cfg.Peers.Advertise, AdvertiseClient: cfg.Clients.Advertise,
 		Seal: s, Directory: dir, Transport: mux,
 		Profile: cluster.Profile(cfg.Raft.Profile), SnapshotBytes: int64(cfg.Raft.SnapshotMiB) << 20, Development: cfg.Development, Logger: log,
+		Duties: duties,
 	}
 	if cfg.Gossip.Listen != "" {
 		start, err := gossipStarter(cfg.Gossip, log)
