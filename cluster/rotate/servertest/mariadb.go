@@ -124,13 +124,33 @@ func (s *MariaDB) Query(t testing.TB, query string, args ...any) []string {
 
 // Login says whether a user gets in: nil, or the server's refusal.
 func (s *MariaDB) Login(user, password string) error {
+	return s.Try(user, password, func(ctx context.Context, db *sql.DB) error { return db.PingContext(ctx) })
+}
+
+// Try runs f as a user.
+func (s *MariaDB) Try(user, password string, f func(context.Context, *sql.DB) error) error {
 	db, err := s.open(s.Port, user, password)
 	if err != nil {
 		return err
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), Patience)
 	defer cancel()
-	return errors.Join(db.PingContext(ctx), db.Close())
+	return errors.Join(f(ctx, db), db.Close())
+}
+
+// Hold opens a session that stays, and returns how to see whether it still works.
+func (s *MariaDB) Hold(t testing.TB, user, password string) func() error {
+	t.Helper()
+	db, err := s.open(s.Port, user, password)
+	if err != nil {
+		t.Fatal(err)
+	}
+	conn, err := db.Conn(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _, _ = conn.Close(), db.Close() }) // the server may have closed it before
+	return func() error { return conn.PingContext(t.Context()) }
 }
 
 func (s *MariaDB) with(port int, f func(context.Context, *sql.DB) error) error {

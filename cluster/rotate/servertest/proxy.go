@@ -119,8 +119,8 @@ func (p *Proxy) serve() {
 		if !p.add(client, server) {
 			return
 		}
-		p.all.Go(func() { p.copy(server, client, func() bool { return p.pass(false) }) })
-		p.all.Go(func() { p.copy(client, server, func() bool { return p.pass(true) }) })
+		p.all.Go(func() { p.copy(server, client, false) })
+		p.all.Go(func() { p.copy(client, server, true) })
 	}
 }
 
@@ -167,11 +167,11 @@ func (p *Proxy) pass(counted bool) bool {
 	}
 }
 
-func (p *Proxy) copy(to, from net.Conn, pass func() bool) {
+func (p *Proxy) copy(to, from net.Conn, counted bool) {
 	buf := make([]byte, 64<<10)
 	for {
 		n, err := from.Read(buf)
-		if !pass() {
+		if !p.pass(counted && n > 0) {
 			break
 		}
 		if n > 0 {

@@ -77,7 +77,7 @@ func (s *Redis) Do(t testing.TB, args ...any) any {
 		got, err = c.Do(ctx, args...).Result()
 		return err
 	})
-	if err != nil {
+	if err != nil && !errors.Is(err, redis.Nil) {
 		t.Fatal(err)
 	}
 	return got
@@ -94,22 +94,51 @@ func (s *Redis) Login(user, password string) error {
 	})
 }
 
-// do runs f on one connection. It is made here, because the client's pool would print to standard error that a
-// server is down.
+// Try runs one command as a user.
+func (s *Redis) Try(user, password string, args ...any) error {
+	return s.do(context.Background(), s.Port, user, password, func(ctx context.Context, c *redis.Client) error {
+		if err := c.Do(ctx, args...).Err(); err != nil && !errors.Is(err, redis.Nil) {
+			return err
+		}
+		return nil
+	})
+}
+
+// Hold opens a connection that stays, and returns how to see whether it still works.
+func (s *Redis) Hold(t testing.TB, user, password string) func() error {
+	t.Helper()
+	c, err := s.dial(t.Context(), s.Port, user, password)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = c.Close() }) // the server may have closed it before
+	return func() error { return c.Ping(t.Context()).Err() }
+}
+
+// do runs f on one connection.
 func (s *Redis) do(ctx context.Context, port int, user, password string, f func(context.Context, *redis.Client) error) error {
 	ctx, cancel := context.WithTimeout(ctx, Patience)
 	defer cancel()
+	c, err := s.dial(ctx, port, user, password)
+	if err != nil {
+		return err
+	}
+	return errors.Join(f(ctx, c), c.Close())
+}
+
+// dial makes a client of one connection. That is opened here, because the client's pool would print to standard error
+// that a server is down.
+func (s *Redis) dial(ctx context.Context, port int, user, password string) (*redis.Client, error) {
 	pool := x509.NewCertPool()
 	pool.AppendCertsFromPEM([]byte(s.CA))
 	dialer := tls.Dialer{Config: &tls.Config{RootCAs: pool, ServerName: Name}}
 	conn, err := dialer.DialContext(ctx, "tcp4", Host+":"+strconv.Itoa(port))
 	if err != nil {
-		return err
+		return nil, err
 	}
-	c := redis.NewClient(&redis.Options{
+	return redis.NewClient(&redis.Options{
 		Dialer:   func(context.Context, string, string) (net.Conn, error) { return conn, nil },
 		Username: user, Password: password, MaxRetries: -1, PoolSize: 1, Protocol: 2, DisableIdentity: true,
 		ContextTimeoutEnabled: true,
-	})
-	return errors.Join(f(ctx, c), c.Close())
+	}), nil
 }

@@ -124,7 +124,7 @@ func (mariadb) Verify(ctx context.Context, a Attempt) error {
 	if err != nil {
 		return err
 	}
-	s, err := myConnect(ctx, c.step, c.address, c.new, "hizo verify")
+	s, err := myConnect(ctx, c.step, c.address, c.new, "hizo verify", false)
 	if err != nil {
 		return final(err)
 	}
@@ -180,7 +180,7 @@ func myChange(ctx context.Context, a Attempt, stage string, f func(*myCall, *myS
 	if !admin.given() {
 		return c.permanent("MariaDB lets no account add a password to itself: set option admin to a secret with the fields username and password")
 	}
-	s, err := myConnect(ctx, c.step, c.address, admin, "hizo/"+hex.EncodeToString(a.ID[:]))
+	s, err := myConnect(ctx, c.step, c.address, admin, "hizo/"+hex.EncodeToString(a.ID[:]), false)
 	if err != nil {
 		return err
 	}

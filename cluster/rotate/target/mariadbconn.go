@@ -35,12 +35,13 @@ type mySession struct {
 	step
 }
 
-// myConnect logs in. Passwords go as answers to a challenge, never themselves: the methods that would send one are off.
-func myConnect(ctx context.Context, s step, a address, l login, name string) (*mySession, error) {
+// myConnect logs in; several says that a statement may hold several, separated by semicolons. Passwords go as answers to a challenge, never themselves: the methods that would send one are off.
+func myConnect(ctx context.Context, s step, a address, l login, name string, several bool) (*mySession, error) {
 	c := mysql.NewConfig()
 	c.Net, c.Addr, c.TLS = "tcp", a.String(), a.tls
 	c.User, c.Passwd = l.username, string(l.password.Reveal())
 	c.AllowCleartextPasswords, c.AllowOldPasswords, c.AllowFallbackToPlaintext = false, false, false
+	c.MultiStatements = several
 	c.ConnectionAttributes = "program_name:" + name
 	c.Logger = log.New(io.Discard, "", 0) // text of the server
 	// What a session may take at the server: one of a leader that was stopped does not keep its lock for ever.
@@ -122,6 +123,13 @@ type myRule struct {
 	Auth   string `json:"authentication_string"`
 }
 
+func (r myRule) clause() string {
+	if r.Auth == "" {
+		return myName(r.Plugin)
+	}
+	return myName(r.Plugin) + " USING '" + strings.ReplaceAll(r.Auth, "'", "''") + "'"
+}
+
 // passes says whether a password opens the account by this rule.
 func (r myRule) passes(l login) bool {
 	switch r.Plugin {
@@ -145,18 +153,24 @@ func (r myRule) placeholder() bool { return r.isPassword() && (r.Auth == "" || r
 //
 // where {} stands for the first ones.
 func (m *mySession) rules(ctx context.Context, a myAccount) ([]myRule, error) {
-	var text []byte
-	err := m.QueryRowContext(ctx, "SELECT Priv FROM mysql.global_priv WHERE User = ? AND Host = ?", a.user, a.host).Scan(&text)
-	if errors.Is(err, sql.ErrNoRows) {
-		return nil, m.permanent("there is no account %s at %s: set option user_host if its hosts are others", a, m.addr)
-	} else if err != nil {
-		return nil, myError(ctx, m.step, m.addr, err, a.String())
+	text, err := m.priv(ctx, a)
+	if err != nil {
+		return nil, err
 	}
 	rules, err := parseRules(text)
 	if err != nil {
 		return nil, m.permanent("mysql.global_priv of %s holds what this program does not know", a)
 	}
 	return rules, nil
+}
+
+// priv reads what the server keeps of an account, as JSON.
+func (m *mySession) priv(ctx context.Context, a myAccount) (text []byte, err error) {
+	err = m.QueryRowContext(ctx, "SELECT Priv FROM mysql.global_priv WHERE User = ? AND Host = ?", a.user, a.host).Scan(&text)
+	if errors.Is(err, sql.ErrNoRows) {
+		return nil, m.permanent("there is no account %s at %s: set option user_host if its hosts are others", a, m.addr)
+	}
+	return text, myError(ctx, m.step, m.addr, err, a.String())
 }
 
 func parseRules(text []byte) ([]myRule, error) {
@@ -187,14 +201,10 @@ func (m *mySession) set(ctx context.Context, a myAccount, rules []myRule) error 
 	}
 	var clauses []string
 	for _, r := range rules {
-		clause := myName(r.Plugin)
-		switch {
-		case strings.Contains(r.Auth, `\`): // an escape, or not, as sql_mode says
+		if strings.Contains(r.Auth, `\`) { // an escape, or not, as sql_mode says
 			return m.permanent("the account %s logs in through %s with a backslash in its settings, which cannot be written back", a, r.Plugin)
-		case r.Auth != "":
-			clause += " USING '" + strings.ReplaceAll(r.Auth, "'", "''") + "'"
 		}
-		clauses = append(clauses, clause)
+		clauses = append(clauses, r.clause())
 	}
 	return m.exec(ctx, a.String(), "ALTER USER "+a.quoted()+" IDENTIFIED VIA "+strings.Join(clauses, " OR "))
 }
@@ -235,6 +245,10 @@ func myError(ctx context.Context, s step, a address, err error, account string) 
 		return s.passing(nil, "%s takes too long (error %d): another session holds a lock", a, n)
 	case 1053, 1317, 1927:
 		return s.passing(nil, "%s ended the session (error %d)", a, n)
+	case 1095:
+		return s.permanent("the administrator may not end the sessions of %s (error %d): it needs CONNECTION ADMIN on *.*", account, n)
+	case 1049, 1146, 1147, 1141, 1959:
+		return s.permanent("what a statement names is not there (error %d): look at the options creation and revocation", n)
 	case 1064:
 		return s.permanent("%s does not understand a statement (error %d): look at the options creation and revocation", a, n)
 	default:

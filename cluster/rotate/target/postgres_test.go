@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/hizo/hizo/cluster/rotate/servertest"
 	"github.com/hizo/hizo/cluster/rotate/target"
@@ -21,6 +22,8 @@ func with(config map[string]string, pairs ...string) map[string]string {
 	}
 	return config
 }
+
+func inAnHour() time.Time { return time.Now().Add(time.Hour) }
 
 // quietly keeps what a test's preparations say out of PostgreSQL's log.
 var quietly = []string{`SET log_statement = 'none'`, `SET log_min_duration_statement = -1`}

@@ -136,4 +136,12 @@ func pgPassword(v string) string {
 	return fmt.Sprintf("PASSWORD '%s'", v)
 }
 
+// sqlState is what the server answered, "" if it did not.
+func sqlState(err error) string {
+	if e, ok := errors.AsType[*pgconn.PgError](err); ok && len(e.Code) == 5 {
+		return e.Code
+	}
+	return ""
+}
+
 func pgName(name string) string { return pgx.Identifier{name}.Sanitize() }
