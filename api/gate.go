@@ -19,6 +19,9 @@ import (
 // time the record applies.
 const rounds = 3
 
+// followerLag is how long a call waits for a follower to come as far as the leader was.
+const followerLag = time.Second
+
 // gate is the one way that every call goes:
 //
 //	authenticate → authorise → (encrypt) → propose → (apply) → release
@@ -74,6 +77,30 @@ func (g *gate) footing() (footing, error) {
 	return footing{store: store, keys: keys, cluster: c}, nil
 }
 
+// standing is the footing of any unsealed node that knows a leader. A follower's state may be behind: what is decided on
+// it counts only with a record that the leader has confirmed, or for events of that same state.
+func (g *gate) standing() (footing, error) {
+	if g.node.IsLeader() {
+		return g.footing()
+	}
+	store := g.node.Store()
+	c, ok := store.Cluster()
+	switch {
+	case !ok:
+		return footing{}, cluster.ErrNotInitialised
+	case c.Sealed:
+		return footing{}, sealedByCommand()
+	}
+	keys, err := g.node.Keyring()
+	if err != nil {
+		return footing{}, err
+	}
+	if _, known := g.node.Leader(); !known {
+		return footing{}, fault(hizov1.ReasonBehind)
+	}
+	return footing{store: store, keys: keys, cluster: c}, nil
+}
+
 // now is cluster time as the next entry will have it, in Unix milliseconds. It never lags behind what
 // has applied.
 func (g *gate) now(store *fsm.Store) int64 { return max(store.Time(), g.clock().UnixMilli()) }
@@ -86,6 +113,8 @@ type target struct {
 	detail   string // readable extra of the record
 	granted  bool   // to the pipeline that the caller runs
 	why      string // what to say where it is denied for want of a grant
+	// otherwise is asked where no policy speaks of action.
+	otherwise policy.Action
 }
 
 // call is what a service wants done.
@@ -100,6 +129,9 @@ type call struct {
 	// message is the request of a mutation, which demands a request id and is remembered. nil: a read.
 	message proto.Message
 	reason  string // kept sealed in the record
+	detail  string // readable extra of every record, of no weight in the decision
+	// anywhere: followers take it as well. It releases no value, and its record goes through the leader.
+	anywhere bool
 	// body makes the command's body, in each round anew. It may refuse: a *denial is recorded as such, and
 	// any other error as a failure.
 	body func(r *round) (any, error)
@@ -165,9 +197,12 @@ func (g *gate) do(ctx context.Context, c *call) (*answer, error) {
 		}
 	}
 	for n := range rounds {
-		foot, err := g.footing()
+		foot, err := g.foot(c)
 		if err != nil {
 			return nil, err
+		}
+		if c.anywhere && n == 0 {
+			g.awaitToken(ctx, foot, from)
 		}
 		r := &round{footing: foot, number: n, origin: from, request: request, now: g.now(foot.store)}
 		if r.caller, err = g.authenticate(r); err != nil {
@@ -193,6 +228,14 @@ func (g *gate) do(ctx context.Context, c *call) (*answer, error) {
 		}
 	}
 	return nil, fault(hizov1.ReasonSuperseded)
+}
+
+// foot is what a call stands on: the leader, unless it may go anywhere.
+func (g *gate) foot(c *call) (footing, error) {
+	if c.anywhere {
+		return g.standing()
+	}
+	return g.footing()
 }
 
 // errSuperseded says that a round has to be repeated.
@@ -229,15 +272,12 @@ func (g *gate) try(ctx context.Context, c *call, r *round) (*answer, error) {
 		return nil, err
 	}
 	cmd.Reads = r.reads
-	propose := g.node.Propose
-	if c.propose != nil {
-		propose = c.propose
-	}
-	result, err := propose(ctx, cmd)
+	result, err := g.proposer(c)(ctx, cmd)
 	if err != nil {
 		return nil, err
 	}
 	if err := g.settle(r, result); err != nil {
+		g.catchUp(ctx, c, r, result)
 		return nil, err
 	}
 	return &answer{footing: r.footing, Result: result, caller: r.caller, origin: r.origin, now: r.now, reads: r.reads}, nil
@@ -289,7 +329,7 @@ func (g *gate) refuse(ctx context.Context, c *call, r *round, verdicts []*verdic
 	if err != nil {
 		return err
 	}
-	if err := g.put(ctx, r, audits); err != nil {
+	if err := g.put(ctx, c, r, audits); err != nil {
 		return err // not on record, so no decision leaves
 	}
 	return why.denied(g, r)
@@ -318,15 +358,60 @@ func (g *gate) fail(ctx context.Context, c *call, r *round, verdicts []*verdict,
 		// The reason is one of a fixed set: what was wrong with the request may hold what was typed.
 		audits[i].Decision, audits[i].Detail = fsm.Failed, "not carried out: "+reason
 	}
-	if err := g.put(ctx, r, audits); err != nil {
+	if err := g.put(ctx, c, r, audits); err != nil {
 		return err
 	}
 	return why
 }
 
+// proposer is how a call's commands get into the log.
+func (g *gate) proposer(c *call) func(context.Context, fsm.Command) (fsm.Result, error) {
+	switch {
+	case c.propose != nil:
+		return c.propose
+	case c.anywhere:
+		return g.node.ForwardRecord
+	}
+	return g.node.Propose
+}
+
+// awaitToken gives a follower a moment to hear of a login that its client has just had elsewhere.
+func (g *gate) awaitToken(ctx context.Context, f footing, from origin) {
+	if !from.bears || g.node.IsLeader() {
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, followerLag)
+	defer cancel()
+	for {
+		changed := f.store.Changed()
+		if _, ok := f.store.Token(from.token[:]); ok {
+			return
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+// catchUp waits until a follower has what the leader decided on, so that its next round is not as stale.
+func (g *gate) catchUp(ctx context.Context, c *call, r *round, result fsm.Result) {
+	if !c.anywhere || result.Code != fsm.CodeSuperseded {
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, followerLag)
+	defer cancel()
+	_ = r.store.WaitApplied(ctx, result.Index) // or not: then the next round says so
+}
+
 // put records an attempt that changes nothing.
-func (g *gate) put(ctx context.Context, r *round, audits []fsm.Audit) error {
-	result, err := g.node.Propose(ctx, fsm.Command{
+func (g *gate) put(ctx context.Context, c *call, r *round, audits []fsm.Audit) error {
+	propose := g.node.Propose
+	if c.anywhere {
+		propose = g.node.ForwardRecord
+	}
+	result, err := propose(ctx, fsm.Command{
 		Format: fsm.CommandFormat, Kind: fsm.KindRecord, Principal: r.caller.text, Reads: r.reads, Audits: audits,
 	})
 	if err != nil {

@@ -43,7 +43,7 @@ func (s *healthService) check(service string) (grpc_health_v1.HealthCheckRespons
 	case "", healthReady, hizov1.AuthService_ServiceDesc.ServiceName, hizov1.VaultService_ServiceDesc.ServiceName,
 		hizov1.SecretService_ServiceDesc.ServiceName, hizov1.IdentityService_ServiceDesc.ServiceName,
 		hizov1.PolicyService_ServiceDesc.ServiceName, hizov1.AuditService_ServiceDesc.ServiceName,
-		hizov1.ClusterService_ServiceDesc.ServiceName:
+		hizov1.ClusterService_ServiceDesc.ServiceName, hizov1.WatchService_ServiceDesc.ServiceName:
 		if s.ready() {
 			return grpc_health_v1.HealthCheckResponse_SERVING, true
 		}

@@ -6,6 +6,7 @@ import (
 	"maps"
 	"net/netip"
 	"slices"
+	"strings"
 
 	"google.golang.org/protobuf/proto"
 
@@ -136,6 +137,9 @@ func (g *gate) audits(c *call, r *round, verdicts []*verdict) ([]fsm.Audit, erro
 	audits := make([]fsm.Audit, len(verdicts))
 	for i, v := range verdicts {
 		audits[i] = v.audit
+		if c.detail != "" {
+			audits[i].Detail = strings.TrimLeft(audits[i].Detail+" "+c.detail, " ")
+		}
 		audits[i].Generation = r.cluster.AuditGeneration
 		var err error
 		if audits[i].Sealed, err = r.seal(v.bind, r.origin.addr, c.reason, r.request, r.caller.claims); err != nil {

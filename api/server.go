@@ -82,7 +82,10 @@ type Server struct {
 	paths     *reservations
 	tails     chan struct{} // held by open tails and exports
 	watches   chan struct{} // held by open watches of the health service
-	strangers *counter      // calls under way without a token of this cluster
+	streams   *streams      // open watches of secrets
+	hub       *hub
+	beats     beats
+	strangers *counter // calls under way without a token of this cluster
 	grpc      *grpc.Server
 
 	ctx  context.Context // ends open streams and background work
@@ -115,10 +118,13 @@ func NewServer(c Config) (*Server, error) {
 		node: c.Node, limits: c.Limits, clock: c.Clock, log: s.log,
 		callers: newCallers(), verdict: newVerdicts(), floods: newFloods(c.Limits),
 	}
+	s.streams, s.hub = newStreams(c.Limits.Watchers, c.Limits.WatchersEach), newHub(c.Node.Store())
 	s.grpc = grpc.NewServer(s.options()...)
 	s.register(s.grpc)
 	s.ctx, s.stop = context.WithCancel(context.Background())
 	s.wg.Go(func() { s.gate.recordFloods(s.ctx) })
+	s.wg.Go(func() { s.hub.follow(s.ctx) })
+	s.wg.Go(func() { s.recordBeats(s.ctx) })
 	return s, nil
 }
 
@@ -133,6 +139,7 @@ func (s *Server) register(r *grpc.Server) {
 	hizov1.RegisterRotationServiceServer(r, &rotationService{Server: s})
 	hizov1.RegisterClusterServiceServer(r, &clusterService{Server: s})
 	hizov1.RegisterLeaseServiceServer(r, &leaseService{Server: s})
+	hizov1.RegisterWatchServiceServer(r, &watchService{Server: s})
 	grpc_health_v1.RegisterHealthServer(r, &healthService{Server: s})
 	reflection.Register(r)
 }

@@ -168,6 +168,9 @@ var reasons = map[string]reason{
 	hizov1.ReasonAnswerLost: {
 		code: codes.Aborted, next: "the request took effect at its first try, and what it made is shown only once: repeat it under a new request id",
 	},
+	hizov1.ReasonBehind: {
+		code: codes.Unavailable, next: "this node is behind the others, or sees no leader: use another one",
+	},
 	hizov1.ReasonCancelled: {code: codes.Canceled, next: "the request was cancelled before it took effect"},
 	hizov1.ReasonShutdown: {
 		code: codes.Unavailable, next: "this node is shutting down: use another one",

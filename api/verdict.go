@@ -131,8 +131,17 @@ func (g *gate) decide(r *round, t *target) (*verdict, error) {
 	if err != nil {
 		return nil, err
 	}
+	decision := set.Decide(g.question(r, t))
+	if t.otherwise != "" && !decision.Allowed && len(decision.Policies) == 0 {
+		q, before := g.question(r, t), decision
+		q.Action = t.otherwise
+		if decision = set.Decide(q); !decision.Allowed {
+			decision = before // and with it the explanation of what is missing
+		}
+		decision.Cacheable = decision.Cacheable && before.Cacheable
+	}
 	v := &verdict{
-		decision: set.Decide(g.question(r, t)),
+		decision: decision,
 		set:      set,
 		reads:    append(append(make([]fsm.Read, 0, len(r.caller.reads)+1), r.caller.reads...), fsm.Read{Object: fsm.ObjPolicies, Index: index}),
 		bind:     auditBind(r.caller.text, string(t.action), t.name),

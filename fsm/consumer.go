@@ -153,7 +153,16 @@ func (t *tx) consumerPut(cmd *Command, b *ConsumerPut) outcome {
 		t.put(objUsing(&uses[i], &next), &marker{})
 	}
 	t.putConsumer(&next)
-	return done()
+	return using(b.Uses)
+}
+
+// using names the versions for the audit leaves, one for each use as the command has them.
+func using(uses []Use) outcome {
+	out := done()
+	for i := range uses {
+		out.versions = append(out.versions, uses[i].Version)
+	}
+	return out
 }
 
 // countConsumer makes room for one more of a principal, by those of its own that are stale.
@@ -231,10 +240,7 @@ func (t *tx) consumerAck(cmd *Command, b *ConsumerAck) outcome {
 		next.Uses[i] = acked(have.Uses, u)
 	}
 	t.seen(have, &next)
-	if len(uses) == 1 {
-		return wrote(uses[0].Version)
-	}
-	return done()
+	return using(b.Uses)
 }
 
 // seen stores a consumer that was heard of now.
@@ -322,8 +328,8 @@ func (s *Store) Consumers(vault, path string) []Consumer {
 }
 
 // VaultConsumers lists who uses the secrets of a vault whose paths begin with prefix, by path, principal and id, at most
-// limit from behind a consumer's place in that order; "" is the beginning.
-func (s *Store) VaultConsumers(vault, prefix, after string, limit int) []Consumer {
+// limit from behind a place in that order, and the place to go on from; "" is the beginning, and the end.
+func (s *Store) VaultConsumers(vault, prefix, after string, limit int) (out []Consumer, next string) {
 	type place struct{ path, name string }
 	var places []place
 	root, from := prefixUsing+vault+"/", ""
@@ -332,10 +338,13 @@ func (s *Store) VaultConsumers(vault, prefix, after string, limit int) []Consume
 	}
 	s.scan(root+prefix, from, func(name string, _ object) bool {
 		path, who, _ := strings.Cut(name[len(root):], "\x00")
+		if len(places) == limit {
+			next = places[limit-1].path + "\x00" + places[limit-1].name[len(prefixConsumer):]
+			return false
+		}
 		places = append(places, place{path, prefixConsumer + who})
-		return len(places) < limit
+		return true
 	})
-	var out []Consumer
 	for _, p := range places {
 		c, ok := read[consumer](s, p.name)
 		if !ok {
@@ -345,11 +354,8 @@ func (s *Store) VaultConsumers(vault, prefix, after string, limit int) []Consume
 			out = append(out, c.of(&c.Uses[i]))
 		}
 	}
-	return out
+	return out, next
 }
-
-// Place is where a consumer stands in the list of its vault.
-func (c Consumer) Place() string { return c.Path + "\x00" + c.Principal + "/" + c.ID }
 
 // Lagging lists the live consumers that use an older version of a secret.
 func (s *Store) Lagging(vault, path string, version uint32) []Consumer {

@@ -99,7 +99,7 @@ func fromStatus(err error, addr string) *Error {
 // judge decides by reason; an answer without a reason comes from gRPC itself or from something on the way.
 func judge(e *Error) verdict {
 	switch e.Reason {
-	case hizov1.ReasonNotLeader, hizov1.ReasonShutdown:
+	case hizov1.ReasonNotLeader, hizov1.ReasonShutdown, hizov1.ReasonBehind:
 		return elsewhere
 	case hizov1.ReasonSuperseded, hizov1.ReasonClockSkew, hizov1.ReasonOverloaded, hizov1.ReasonRateLimited:
 		return again

@@ -37,6 +37,11 @@ var reads = []string{
 	hizov1.AuditService_LatestCheckpoint_FullMethodName,
 	hizov1.ClusterService_Status_FullMethodName,
 	hizov1.ClusterService_Members_FullMethodName,
+	hizov1.WatchService_Watch_FullMethodName,
+	hizov1.WatchService_RegisterConsumer_FullMethodName, // says what holds now; said twice it is the same
+	hizov1.WatchService_AckConsumer_FullMethodName,
+	hizov1.WatchService_LeaveConsumer_FullMethodName,
+	hizov1.WatchService_ListConsumers_FullMethodName,
 	hizov1.ClusterService_Unseal_FullMethodName, // the same share twice is one share
 	hizov1.LeaseService_ListRoles_FullMethodName,
 	hizov1.LeaseService_ShowRole_FullMethodName,

@@ -44,6 +44,7 @@ const (
 	ReasonWrongShare           = "WRONG_SHARE" // metadata index
 	ReasonClockSkew            = "CLOCK_SKEW"
 	ReasonAnswerLost           = "ANSWER_LOST" // the request took effect before, its one-time answer can't be repeated
+	ReasonBehind               = "BEHIND"      // this node has not come as far as it would have to: use another one
 	ReasonCancelled            = "CANCELLED"
 	ReasonShutdown             = "SHUTDOWN"
 	ReasonTarget               = "TARGET" // a server outside the cluster did not do what was asked

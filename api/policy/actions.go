@@ -21,6 +21,14 @@ const (
 	Open     Action = "open"     // on a Pipeline: its sealed value, sealed to an execution key
 )
 
+// Actions on who follows secrets, open to put policies as well. Where no policy speaks of Watch or Consume of a secret,
+// Inject decides: whoever has a value injected may learn that there is another one, and say which one it uses.
+const (
+	Watch        Action = "watch"         // on a Secret, a Vault, or on oneself: one's own pipeline
+	Consume      Action = "consume"       // on a Secret, or on oneself: leaving
+	ConsumerList Action = "consumer.list" // on a Vault
+)
+
 // Actions on vaults.
 const (
 	VaultCreate Action = "vault.create" // on the Vault to be
@@ -145,9 +153,14 @@ func IsAction(a Action) bool { return slices.Contains(Actions(), a) }
 
 // secretActions are the ones open to put policies.
 func secretActions() []Action {
-	return []Action{Reveal, Inject, Put, List, Versions, Delete, Undelete, Destroy, Open, Lease}
+	return []Action{
+		Reveal, Inject, Put, List, Versions, Delete, Undelete, Destroy, Open, Lease,
+		Watch, Consume, ConsumerList,
+	}
 }
 
 // grantableActions are the ones a put policy can permit to somebody whom the
 // shipped policies do not permit them anyway.
-func grantableActions() []Action { return []Action{Inject, List, Versions, Lease} }
+func grantableActions() []Action {
+	return []Action{Inject, List, Versions, Lease, Watch, Consume, ConsumerList}
+}

@@ -34,13 +34,14 @@ func compile(t testing.TB, sources ...Source) *Set {
 func resourceOf(a Action) Resource {
 	switch a {
 	case Reveal, Inject, Put, Versions, Delete, Undelete, Destroy,
-		RotationSet, RotationUse, RotationShow, RotationRun, RotationPause, RotationDelete:
+		RotationSet, RotationUse, RotationShow, RotationRun, RotationPause, RotationDelete,
+		Watch, Consume:
 		return Secret("ml", "db/password")
 	case Open, PipelineCreate, PipelineShow, PipelineGrant, PipelineSet, PipelineDelete, PipelineKey, PipelineRotateKey, PipelineRevokeSeal, PipelineReseal:
 		return Pipeline("ml", "train")
 	case Lease, LeaseRolePut, LeaseRoleDelete:
 		return LeaseRole("ml", "db")
-	case List, VaultCreate:
+	case List, VaultCreate, ConsumerList:
 		return Vault("ml")
 	case RoleGrant, RoleRevoke:
 		return Role(Operator)
@@ -117,12 +118,12 @@ func TestMatrix(t *testing.T) {
 				}
 				if r.Resource = Identity(w.principal); w.principal != (name.Principal{}) && set.Decide(r).Allowed != d.Allowed {
 					switch action {
-					case PasswordSet, TokenRevoke, TokenRenew, PolicyExplain, LeaseList, LeaseRevoke:
+					case PasswordSet, TokenRevoke, TokenRenew, PolicyExplain, LeaseList, LeaseRevoke, Watch, Consume:
 						cell = "own"
 					default:
 						// A principal is no secret and no vault: policies
 						// about those need not match it.
-						if action != List && action != Inject && action != Versions && action != Open && action != Lease {
+						if action != List && action != Inject && action != Versions && action != Open && action != Lease && action != ConsumerList {
 							t.Errorf("%s by %s differs on oneself", action, w.column)
 						}
 					}
@@ -168,7 +169,7 @@ func golden(t *testing.T, file, got string) {
 func TestPutPoliciesNeverWiden(t *testing.T) {
 	bare := compile(t)
 	put := compile(t, Source{"widest", widest}, Source{"more", `permit(principal, action, resource) when { true };`})
-	grantable := map[Action]bool{Inject: true, List: true, Versions: true, Lease: true}
+	grantable := map[Action]bool{Inject: true, List: true, Versions: true, Lease: true, Watch: true, Consume: true, ConsumerList: true}
 	for _, principal := range []name.Principal{alice, train, n1} {
 		for mask := range 1 << len(Roles()) {
 			var roles []string
@@ -208,8 +209,8 @@ func TestShippedForbidsStandAlone(t *testing.T) {
 			for _, role := range append(Roles(), "") {
 				r := Request{Principal: principal, Roles: []string{role}, Action: action, Resource: resourceOf(action)}
 				d := set.Decide(r)
-				canBeGranted := (action == Inject || action == Lease) && principal == train ||
-					(action == List || action == Versions) && (principal == train || principal == alice && role == PipelineOwner)
+				canBeGranted := (action == Inject || action == Lease || action == Consume) && principal == train ||
+					(action == List || action == Versions || action == Watch || action == ConsumerList) && (principal == train || principal == alice && role == PipelineOwner)
 				if !d.Allowed && len(d.Policies) == 0 && !canBeGranted {
 					t.Errorf("%s by %s with %q is not permitted, and not forbidden either", action, principal, role)
 				}
