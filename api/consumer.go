@@ -75,7 +75,7 @@ func (s *watchService) RegisterConsumer(ctx context.Context, req *hizov1.Registe
 		return nil, invalid("uses", "a consumer uses at least one secret")
 	}
 	a, err := s.gate.do(ctx, &call{
-		kind: fsm.KindConsumerPut, targets: targets, detail: "register " + req.GetId(),
+		kind: fsm.KindConsumerPut, prepare: func(r *round) error { return s.gate.referring(r, targets) }, detail: "register " + req.GetId(),
 		body: func(*round) (any, error) {
 			return &fsm.ConsumerPut{ID: req.GetId(), TTL: ttl.Milliseconds(), Uses: uses}, nil
 		},
@@ -99,7 +99,7 @@ func (s *watchService) AckConsumer(ctx context.Context, req *hizov1.AckConsumerR
 		return nil, err
 	}
 	a, err := s.gate.do(ctx, &call{
-		kind: fsm.KindConsumerAck, targets: targets, detail: "use " + req.GetId(),
+		kind: fsm.KindConsumerAck, prepare: func(r *round) error { return s.gate.referring(r, targets) }, detail: "use " + req.GetId(),
 		body: func(*round) (any, error) { return &fsm.ConsumerAck{ID: req.GetId(), Uses: uses}, nil },
 	})
 	if err != nil {
@@ -139,6 +139,9 @@ func (s *watchService) beat(ctx context.Context, id string) (*hizov1.AckConsumer
 			}
 			t.otherwise = policy.Inject
 			r.targets = append(r.targets, t)
+		}
+		if err := g.referring(r, r.targets); err != nil {
+			return nil, err
 		}
 		if n == 0 {
 			if wait, ok := r.caller.allow(g.clock(), policy.Consume); !ok {

@@ -63,10 +63,28 @@ func (g *gate) granted(store *fsm.Store, principal string, action policy.Action,
 		return resource == p.Vault+"/"+p.Name
 	case policy.Lease:
 		return leases(&p, resource)
-	case policy.Inject:
-		return slices.ContainsFunc(p.Variables, func(v fsm.PipelineVariable) bool {
-			return strings.HasPrefix(v.Reference, name.Scheme+resource+"#")
-		})
+	case policy.Inject, policy.Watch, policy.Consume:
+		return refers(&p, resource)
 	}
 	return false
+}
+
+// refers reports whether one of a pipeline's variables is of a secret, VAULT/PATH.
+func refers(p *fsm.Pipeline, secret string) bool {
+	return slices.ContainsFunc(p.Variables, func(v fsm.PipelineVariable) bool {
+		return strings.HasPrefix(v.Reference, name.Scheme+secret+"#")
+	})
+}
+
+// referring makes the targets of a round out of a call's, which are secrets that a run follows or uses.
+func (g *gate) referring(r *round, targets []target) error {
+	p, runs, err := g.pipelineOf(r)
+	if err != nil {
+		return err
+	}
+	r.targets = slices.Clone(targets)
+	for i := range r.targets {
+		r.targets[i].granted = runs && refers(&p, r.targets[i].name)
+	}
+	return nil
 }

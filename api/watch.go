@@ -99,7 +99,9 @@ func (s *watchService) Watch(req *hizov1.WatchRequest, stream grpc.ServerStreami
 		return err
 	}
 	ctx := stream.Context()
-	open := &call{kind: fsm.KindRecord, targets: w.targets, anywhere: true}
+	open := &call{
+		kind: fsm.KindRecord, anywhere: true, prepare: func(r *round) error { return s.gate.referring(r, w.targets) },
+	}
 	leave := func() {}
 	open.body = func(r *round) (any, error) { // allowed, and not on record yet
 		leave()
@@ -112,7 +114,7 @@ func (s *watchService) Watch(req *hizov1.WatchRequest, stream grpc.ServerStreami
 		if len(w.targets) > 0 {
 			return invalid("pipeline", "watch the own pipeline on a stream of its own")
 		}
-		open.self, open.detail = policy.Watch, "pipeline"
+		open.self, open.detail, open.prepare = policy.Watch, "pipeline", nil
 	}
 	a, err := s.gate.do(ctx, open)
 	if err != nil {
@@ -223,12 +225,14 @@ func (k *watch) permitted(events []fsm.Event) ([]*hizov1.WatchResponse_Event, er
 	if err != nil {
 		return nil, err
 	}
-	r := &round{footing: foot, origin: k.a.origin, now: g.now(foot.store), targets: k.targets}
+	r := &round{footing: foot, origin: k.a.origin, now: g.now(foot.store)}
 	if r.caller, err = g.authenticate(r); err != nil {
 		return nil, err
 	}
 	if k.pipeline {
 		r.targets = []target{onIdentity(policy.Watch, r.caller.principal)}
+	} else if err := g.referring(r, k.targets); err != nil {
+		return nil, err
 	}
 	for i := range r.targets {
 		v, err := g.decide(r, &r.targets[i])
@@ -279,6 +283,7 @@ func (k *watch) about(r *round, e *fsm.Event) (bool, error) {
 		}
 		// The right to watch the vault shows what no policy hides.
 		t := watchSecret(e.Vault, e.Path)
+		t.granted = k.s.gate.granted(r.store, r.caller.text, policy.Watch, t.name)
 		v, err := k.s.gate.decide(r, &t)
 		if err != nil {
 			return false, err
