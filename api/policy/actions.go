@@ -134,7 +134,7 @@ func rotationActions() []Action {
 
 // Actions returns every action, in the order of this file.
 func Actions() []Action {
-	return slices.Concat(secretActions(), leaseActions(), rotationActions(), []Action{
+	return slices.Concat(secretActions(), leaseActions(), rotationActions(), federationActions(), []Action{
 		VaultCreate, VaultList,
 		UserCreate, UserList, UserDisable, PasswordSet, RoleGrant, RoleRevoke, RoleList,
 		WorkloadCreate, WorkloadList, WorkloadSecretID, CertificateIssue,
