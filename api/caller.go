@@ -83,7 +83,10 @@ type caller struct {
 	token     [32]byte
 	expires   int64
 	max       int64
-	claims    []byte // encoded, for the sealed part of records
+	claims    []byte            // encoded, for the sealed part of records
+	facts     map[string]string // context.claims: what the issuer of a workload identity said
+	issuer    string
+	binding   string
 	reads     []fsm.Read
 	budget    *budget // shared by all tokens of the principal
 }
@@ -237,10 +240,23 @@ func (g *gate) identify(r *round) (*caller, error) {
 	if err != nil {
 		return nil, err
 	}
+	sealed := map[string]string{"method": token.Method, "token": auth.TokenID(hash)}
+	var facts map[string]string
+	if token.Binding != "" {
+		ok, rest, err := g.federation.holds(g, r.footing, &token)
+		if err != nil {
+			return nil, err
+		}
+		if !ok {
+			return nil, g.stranger(r.origin)
+		}
+		reads, facts = append(reads, rest...), factsOf(token.Claims)
+		sealed["issuer"], sealed["binding"] = token.Issuer, token.Binding
+	}
 	return &caller{
 		principal: principal, text: token.Principal, roles: roles, method: token.Method,
 		token: hash, expires: token.Expires, max: token.MaxExpires, reads: reads,
-		claims: encodeClaims(map[string]string{"method": token.Method, "token": auth.TokenID(hash)}),
+		claims: encodeClaims(sealed), facts: facts, issuer: token.Issuer, binding: token.Binding,
 		budget: g.callers.budget(token.Principal, g.limits),
 	}, nil
 }

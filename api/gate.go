@@ -30,14 +30,15 @@ const followerLag = time.Second
 // never decrypts before the gate has handed it the result of Apply. What a crash leaves behind: before
 // the proposal nothing; after it a record in the log, of which the client may or may not have heard.
 type gate struct {
-	node    Node
-	limits  Limits
-	clock   func() time.Time
-	log     *slog.Logger
-	callers *callers
-	verdict *verdicts
-	policy  policies
-	floods  *floods
+	node       Node
+	limits     Limits
+	clock      func() time.Time
+	log        *slog.Logger
+	callers    *callers
+	verdict    *verdicts
+	policy     policies
+	federation federation
+	floods     *floods
 }
 
 // footing is what a call stands on: the state and the keys of an unsealed leader.

@@ -2,23 +2,15 @@ package api
 
 import (
 	"context"
-	"crypto/sha256"
-	"crypto/x509"
 	"errors"
-	"fmt"
-	"sync"
+	"maps"
 	"time"
 
-	"google.golang.org/grpc/credentials"
-	"google.golang.org/grpc/peer"
 	"google.golang.org/protobuf/proto"
 
 	"github.com/hizo/hizo/api/auth"
 	"github.com/hizo/hizo/api/hizov1"
 	"github.com/hizo/hizo/api/name"
-	"github.com/hizo/hizo/api/policy"
-	"github.com/hizo/hizo/crypto/aad"
-	"github.com/hizo/hizo/crypto/keyring"
 	"github.com/hizo/hizo/fsm"
 )
 
@@ -34,6 +26,8 @@ const (
 	methodSecretID    = "secret-id"
 	methodCertificate = "certificate"
 	methodEnrolment   = "enrolment"
+	methodOIDC        = "oidc"
+	methodSPIFFE      = "spiffe"
 )
 
 // authService gives and takes tokens.
@@ -50,6 +44,10 @@ type login struct {
 	once    proto.Message // the request, of a login that is remembered by its request id
 	code    string        // full method name, with once
 	until   int64         // cluster time in ms that no token of this login outlives; 0: none
+	// Of a workload identity, set by prove.
+	ground *ground           // what it rests on, once proven
+	why    string            // it was not, from a fixed set
+	shown  map[string]string // further claims of the record's sealed part
 	// prove says whether the caller is who the account belongs to. It adds what that rests on.
 	prove func(ctx context.Context, r *loginRound) (bool, error)
 	// command makes the command that stores the token.
@@ -71,6 +69,11 @@ func (r *loginRound) rest(object string) {
 // errLogin is the one answer to every attempt that fails to prove anything.
 func errLogin() error {
 	return &Error{Reason: hizov1.ReasonUnauthenticated, Message: "login failed: check name and password, or ask a SecurityEngineer whether the account is enabled"}
+}
+
+// errFederated is the one answer to every workload identity that is not taken.
+func errFederated() error {
+	return &Error{Reason: hizov1.ReasonUnauthenticated, Message: "login failed: the cluster takes this workload identity for nobody; the audit log says why, and `hizo binding test` tries a token without logging in"}
 }
 
 func lifetime(seconds int64, most time.Duration) (time.Duration, error) {
@@ -132,7 +135,7 @@ func (s *authService) login(ctx context.Context, l *login) (*hizov1.LoginRespons
 // type passwords where names belong.
 func (s *authService) failed(ctx context.Context, l *login, r *loginRound) error {
 	resource := knownAccount(r.store, l.account.String())
-	claims := encodeClaims(map[string]string{"account": l.account.String(), "method": l.method})
+	claims := encodeClaims(l.sealed(map[string]string{"account": l.account.String()}))
 	sealed, err := r.seal(auditBind(anonymousText, actionLogin, resource), r.origin.addr, "", r.request, claims)
 	if err != nil {
 		return err
@@ -143,7 +146,7 @@ func (s *authService) failed(ctx context.Context, l *login, r *loginRound) error
 	result, err := s.node.Propose(ctx, fsm.Command{
 		Format: fsm.CommandFormat, Kind: fsm.KindRecord, Principal: anonymousText, Reads: r.reads,
 		Audits: []fsm.Audit{{
-			Action: actionLogin, Resource: resource, Decision: fsm.Failed, Detail: l.method,
+			Action: actionLogin, Resource: resource, Decision: fsm.Failed, Detail: l.detail(),
 			Generation: r.cluster.AuditGeneration, Sealed: sealed,
 		}},
 	})
@@ -155,6 +158,9 @@ func (s *authService) failed(ctx context.Context, l *login, r *loginRound) error
 	}
 	if err := outcome(result); err != nil {
 		return err
+	}
+	if l.why != "" {
+		return errFederated()
 	}
 	return errLogin()
 }
@@ -171,6 +177,10 @@ func (s *authService) admit(ctx context.Context, l *login, r *loginRound) (*hizo
 		token.MaxExpires = min(token.MaxExpires, l.until)
 		token.Expires = min(token.Expires, token.MaxExpires)
 	}
+	if g := l.ground; g != nil {
+		token.Issuer, token.IssuerMade = g.issuer.Name, g.issuer.Made
+		token.Binding, token.BindingMade, token.Claims = g.binding.Name, g.binding.Made, g.claims
+	}
 	var err error
 	if token.MAC, err = r.mac(token); err != nil {
 		return nil, err
@@ -179,7 +189,7 @@ func (s *authService) admit(ctx context.Context, l *login, r *loginRound) (*hizo
 	if err != nil {
 		return nil, err
 	}
-	claims := encodeClaims(map[string]string{"method": l.method, "token": text.ID()})
+	claims := encodeClaims(l.sealed(map[string]string{"token": text.ID()}))
 	sealed, err := r.seal(auditBind(who, actionLogin, who), r.origin.addr, "", r.request, claims)
 	if err != nil {
 		return nil, err
@@ -214,300 +224,21 @@ func (s *authService) admit(ctx context.Context, l *login, r *loginRound) (*hizo
 	return out, nil
 }
 
+// detail is what the record of a failed attempt tells readably.
+func (l *login) detail() string {
+	if l.why == "" {
+		return l.method
+	}
+	return l.method + ": " + l.why
+}
+
+// sealed adds to what the sealed part of the record tells.
+func (l *login) sealed(claims map[string]string) map[string]string {
+	claims["method"] = l.method
+	maps.Copy(claims, l.shown)
+	return claims
+}
+
 func storeToken(_ *loginRound, token fsm.Token) (fsm.Kind, any, error) {
 	return fsm.KindLogin, &fsm.Login{Token: token}, nil
-}
-
-// Login of a person by password.
-func (s *authService) Login(ctx context.Context, req *hizov1.LoginRequest) (*hizov1.LoginResponse, error) {
-	user, err := name.User(req.GetUser())
-	if err != nil {
-		return nil, err
-	}
-	ttl, err := lifetime(req.GetTtlSeconds(), maxTTL)
-	if err != nil {
-		return nil, err
-	}
-	password := req.GetPassword()
-	defer clear(password)
-	return s.login(ctx, &login{
-		account: name.Principal{Kind: name.KindUser, Name: user}, method: methodPassword, ttl: ttl, command: storeToken,
-		prove: func(ctx context.Context, r *loginRound) (bool, error) {
-			r.rest(fsm.ObjUser(user))
-			hash, err := s.passwordHash(r.footing, user)
-			if err != nil {
-				return false, err
-			}
-			return s.hasher.Verify(ctx, hash, password)
-		},
-	})
-}
-
-// passwordHash is empty for a user who does not exist, is disabled, or has no password: the hasher then
-// does the same work and says no.
-func (s *Server) passwordHash(f footing, user string) (string, error) {
-	u, ok := f.store.User(user)
-	if !ok || u.Disabled || len(u.Password) == 0 {
-		return "", nil
-	}
-	if err := s.gate.verify(f, u, u.MAC, fsm.ObjUser(user)); err != nil {
-		return "", err
-	}
-	hash, err := f.keys.Open(keyring.Password, u.Generation, u.Password, passwordAAD(f, user))
-	if err != nil {
-		return "", fmt.Errorf("open the password hash: %w", err)
-	}
-	return string(hash), nil
-}
-
-func passwordAAD(f footing, user string) []byte {
-	return aad.Tuple("hizo/password/v1", f.cluster.ID[:], []byte(user))
-}
-
-// hashOnce hashes a new password when it is first asked for, so that a call costs one argon2id however often
-// it is decided anew. The hash of no password is empty.
-func (s *Server) hashOnce(ctx context.Context, password []byte) func() (string, error) {
-	return sync.OnceValues(func() (string, error) {
-		if len(password) == 0 {
-			return "", nil
-		}
-		return s.hasher.Hash(ctx, password)
-	})
-}
-
-// sealPassword encrypts the hash of a password.
-func sealPassword(f footing, user, hash string) ([]byte, uint32, error) {
-	generation := generationOf(f.store, keyring.Password)
-	sealed, err := f.keys.Seal(keyring.Password, generation, []byte(hash), passwordAAD(f, user))
-	return sealed, generation, err
-}
-
-// clientKeySize is the length of the random key by which a one-time login knows its own retries.
-const clientKeySize = 32
-
-func clientKey(key []byte) ([]byte, error) {
-	if len(key) != clientKeySize {
-		return nil, invalid("client_key", "send %d random bytes, the same over all retries of one login", clientKeySize)
-	}
-	sum := sha256.Sum256(key)
-	return sum[:], nil
-}
-
-// LoginWorkload of a machine by its one-time secret id.
-func (s *authService) LoginWorkload(ctx context.Context, req *hizov1.LoginWorkloadRequest) (*hizov1.LoginResponse, error) {
-	workload, err := name.Workload(req.GetWorkload())
-	if err != nil {
-		return nil, err
-	}
-	ttl, err := lifetime(req.GetTtlSeconds(), maxTTL)
-	if err != nil {
-		return nil, err
-	}
-	client, err := clientKey(req.GetClientKey())
-	if err != nil {
-		return nil, err
-	}
-	id, err := auth.ParseToken(auth.SecretID, req.GetSecretId())
-	if err != nil {
-		return nil, invalid("secret_id", "not a secret id: it is cut, mistyped, or of another kind")
-	}
-	hash := id.Hash()
-	return s.login(ctx, &login{
-		account: name.Principal{Kind: name.KindWorkload, Name: workload}, method: methodSecretID, ttl: ttl,
-		once: req, code: "AuthService/LoginWorkload",
-		prove: func(_ context.Context, r *loginRound) (bool, error) {
-			r.rest(fsm.ObjWorkload(workload))
-			stored, ok := r.store.SecretID(hash[:])
-			if !ok || stored.Workload != workload {
-				return false, nil
-			}
-			if err := s.gate.verify(r.footing, stored, stored.MAC, fsm.ObjSecretID(hash[:])); err != nil {
-				return false, err
-			}
-			return s.gate.enabled(r.footing, name.Principal{Kind: name.KindWorkload, Name: workload})
-		},
-		command: func(_ *loginRound, token fsm.Token) (fsm.Kind, any, error) {
-			return fsm.KindLogin, &fsm.Login{Token: token, SecretID: hash[:], ClientKey: client}, nil
-		},
-	})
-}
-
-// LoginCertificate of whoever holds the key of the connection's client certificate. The certificate's own
-// names and dates play no part: the state says whose key it is, and until when.
-func (s *authService) LoginCertificate(ctx context.Context, req *hizov1.LoginCertificateRequest) (*hizov1.LoginResponse, error) {
-	ttl, err := lifetime(req.GetTtlSeconds(), maxTTL)
-	if err != nil {
-		return nil, err
-	}
-	key, ok := clientCertificateKey(ctx)
-	if !ok {
-		return nil, &Error{Reason: hizov1.ReasonUnauthenticated, Message: "the connection has no client certificate: connect with one, or log in another way"}
-	}
-	foot, err := s.gate.footing()
-	if err != nil {
-		return nil, err
-	}
-	// Whose login it is, is known from the key alone; for a key that nobody has it is nobody's.
-	account := name.Principal{Kind: name.KindUser}
-	if c, ok := foot.store.Certificate(key); ok {
-		if account, err = name.ParsePrincipal(c.Principal); err != nil {
-			return nil, err
-		}
-	}
-	l := &login{
-		account: account, method: methodCertificate, ttl: ttl,
-		command: func(_ *loginRound, token fsm.Token) (fsm.Kind, any, error) {
-			return fsm.KindLogin, &fsm.Login{Token: token, Certificate: key}, nil
-		},
-	}
-	l.prove = func(_ context.Context, r *loginRound) (bool, error) {
-		object := fsm.ObjCertificate(key)
-		r.rest(object)
-		c, ok := r.store.Certificate(key)
-		if !ok || c.Principal != account.String() || c.Expires <= r.now {
-			return false, nil
-		}
-		if err := s.gate.verify(r.footing, c, c.MAC, object); err != nil {
-			return false, err
-		}
-		l.until = c.Expires
-		r.rest(objPrincipal(account))
-		return s.gate.enabled(r.footing, account)
-	}
-	return s.login(ctx, l)
-}
-
-// clientCertificateKey is the SHA-256 of the PKIX key that the TLS handshake proved. The handshake has
-// verified the chain to the cluster's CA already (tls.go).
-func clientCertificateKey(ctx context.Context) ([]byte, bool) {
-	p, ok := peer.FromContext(ctx)
-	if !ok {
-		return nil, false
-	}
-	info, ok := p.AuthInfo.(credentials.TLSInfo)
-	if !ok || len(info.State.PeerCertificates) == 0 {
-		return nil, false
-	}
-	pkix, err := x509.MarshalPKIXPublicKey(info.State.PeerCertificates[0].PublicKey)
-	if err != nil {
-		return nil, false
-	}
-	sum := sha256.Sum256(pkix)
-	return sum[:], true
-}
-
-// Enrol makes the holder of a one-time code a user with the code's roles.
-func (s *authService) Enrol(ctx context.Context, req *hizov1.EnrolRequest) (*hizov1.LoginResponse, error) {
-	user, err := name.User(req.GetUser())
-	if err != nil {
-		return nil, err
-	}
-	if _, err := clientKey(req.GetClientKey()); err != nil { // part of the fingerprint
-		return nil, err
-	}
-	code, err := auth.ParseToken(auth.EnrolmentCode, req.GetCode())
-	if err != nil {
-		return nil, invalid("code", "not an enrolment code: it is cut, mistyped, or of another kind")
-	}
-	if err := auth.CheckPassword(user, req.GetPassword()); err != nil {
-		return nil, err
-	}
-	hash, password := code.Hash(), s.hashOnce(ctx, req.GetPassword())
-	var roles []string
-	return s.login(ctx, &login{
-		account: name.Principal{Kind: name.KindUser, Name: user}, method: methodEnrolment, ttl: defaultTTL,
-		once: req, code: "AuthService/Enrol",
-		prove: func(_ context.Context, r *loginRound) (bool, error) {
-			stored, ok := r.store.Enrolment(hash[:])
-			if !ok {
-				return false, nil
-			}
-			roles = stored.Roles
-			return true, s.gate.verify(r.footing, stored, stored.MAC, fsm.ObjEnrolment(hash[:]))
-		},
-		command: func(r *loginRound, token fsm.Token) (fsm.Kind, any, error) {
-			u := fsm.User{Name: user, Created: r.now}
-			text, err := password()
-			if err != nil {
-				return 0, nil, err
-			}
-			if u.Password, u.Generation, err = sealPassword(r.footing, user, text); err != nil {
-				return 0, nil, err
-			}
-			if u.MAC, err = r.mac(u); err != nil {
-				return 0, nil, err
-			}
-			body := &fsm.Enrol{Hash: hash[:], User: u, Token: token}
-			for _, role := range roles {
-				b := fsm.RoleBinding{Role: role, Principal: token.Principal, By: methodEnrolment, Created: r.now}
-				if b.MAC, err = r.mac(b); err != nil {
-					return 0, nil, err
-				}
-				body.Roles = append(body.Roles, b)
-			}
-			return fsm.KindEnrol, body, nil
-		},
-	})
-}
-
-// Logout revokes the caller's token, or all of them.
-func (s *authService) Logout(ctx context.Context, req *hizov1.LogoutRequest) (*hizov1.LogoutResponse, error) {
-	_, err := s.gate.do(ctx, &call{
-		method: "AuthService/Logout", kind: fsm.KindTokenRevoke, message: req, self: policy.TokenRevoke,
-		body: func(r *round) (any, error) {
-			if req.GetAll() {
-				return &fsm.TokenRevoke{Principal: r.caller.text}, nil
-			}
-			return &fsm.TokenRevoke{Hash: r.caller.token[:]}, nil
-		},
-	})
-	if err != nil {
-		return nil, err
-	}
-	return &hizov1.LogoutResponse{Revoked: 1}, nil
-}
-
-// Renew moves the expiry of the caller's token, at most to the maximum that its login set.
-func (s *authService) Renew(ctx context.Context, req *hizov1.RenewRequest) (*hizov1.LoginResponse, error) {
-	ttl, err := lifetime(req.GetTtlSeconds(), maxTTL)
-	if err != nil {
-		return nil, err
-	}
-	var expires int64
-	answer, err := s.gate.do(ctx, &call{
-		method: "AuthService/Renew", kind: fsm.KindTokenRenew, message: req, self: policy.TokenRenew,
-		body: func(r *round) (any, error) {
-			token, ok := r.store.Token(r.caller.token[:])
-			if !ok {
-				return nil, errSuperseded
-			}
-			expires = min(r.now+ttl.Milliseconds(), token.MaxExpires)
-			token.Expires = expires
-			mac, err := r.mac(token)
-			if err != nil {
-				return nil, err
-			}
-			return &fsm.TokenRenew{Hash: r.caller.token[:], Expires: expires, MAC: mac}, nil
-		},
-	})
-	if err != nil {
-		return nil, err
-	}
-	if token, ok := answer.store.Token(answer.caller.token[:]); ok { // a retry's own expiry may be another
-		expires = token.Expires
-	}
-	return &hizov1.LoginResponse{Principal: answer.caller.text, ExpiresUnix: expires / 1000, Roles: answer.caller.roles}, nil
-}
-
-// WhoAmI tells the caller what the cluster takes it for.
-func (s *authService) WhoAmI(ctx context.Context, _ *hizov1.WhoAmIRequest) (*hizov1.WhoAmIResponse, error) {
-	answer, err := s.gate.do(ctx, &call{kind: fsm.KindRecord, targets: []target{onSystem(policy.WhoAmI)}})
-	if err != nil {
-		return nil, err
-	}
-	c := answer.caller
-	return &hizov1.WhoAmIResponse{
-		Principal: c.text, Roles: c.roles, Method: c.method, ExpiresUnix: c.expires / 1000, MaxExpiresUnix: c.max / 1000,
-		ClusterId: fmt.Sprintf("%x", answer.cluster.ID),
-	}, nil
 }

@@ -163,11 +163,15 @@ func (s *policyService) explain(answer *answer, req *hizov1.ExplainRequest, p na
 	if err != nil {
 		return nil, err
 	}
-	e := set.Explain(policy.Request{
+	question := policy.Request{
 		Principal: p, Roles: roles, Action: policy.Action(req.GetAction()), Resource: resource,
 		Time: time.UnixMilli(answer.now), Addr: answer.origin.addr,
 		Granted: s.gate.granted(answer.store, p.String(), policy.Action(req.GetAction()), req.GetResource()),
-	})
+	}
+	if p == answer.caller.principal { // how somebody else would log in is not known
+		question.Method, question.Claims = answer.caller.method, answer.caller.facts
+	}
+	e := set.Explain(question)
 	out := &hizov1.ExplainResponse{Allowed: e.Allowed, Policies: e.Policies, Errors: e.Errors, Missing: e.Missing}
 	enabled, err := s.gate.enabled(answer.footing, p)
 	if err != nil {

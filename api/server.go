@@ -19,6 +19,7 @@ import (
 	"google.golang.org/grpc/reflection"
 
 	"github.com/hizo/hizo/api/auth"
+	"github.com/hizo/hizo/api/auth/issuer"
 	"github.com/hizo/hizo/api/hizov1"
 	"github.com/hizo/hizo/cluster"
 	"github.com/hizo/hizo/cluster/lease"
@@ -117,6 +118,7 @@ func NewServer(c Config) (*Server, error) {
 	s.gate = &gate{
 		node: c.Node, limits: c.Limits, clock: c.Clock, log: s.log,
 		callers: newCallers(), verdict: newVerdicts(), floods: newFloods(c.Limits),
+		federation: federation{fetcher: issuer.NewFetcher(time.Now, s.log)},
 	}
 	s.streams, s.hub = newStreams(c.Limits.Watchers, c.Limits.WatchersEach), newHub(c.Node.Store())
 	s.grpc = grpc.NewServer(s.options()...)
@@ -140,6 +142,7 @@ func (s *Server) register(r *grpc.Server) {
 	hizov1.RegisterClusterServiceServer(r, &clusterService{Server: s})
 	hizov1.RegisterLeaseServiceServer(r, &leaseService{Server: s})
 	hizov1.RegisterWatchServiceServer(r, &watchService{Server: s})
+	hizov1.RegisterIssuerServiceServer(r, &issuerService{Server: s})
 	grpc_health_v1.RegisterHealthServer(r, &healthService{Server: s})
 	reflection.Register(r)
 }
@@ -157,6 +160,7 @@ func (s *Server) Serve(listener net.Listener) error {
 func (s *Server) Shutdown(ctx context.Context) error {
 	s.stop() // tails end, and with them what GracefulStop would wait for
 	s.wg.Wait()
+	s.gate.federation.fetcher.Close()
 	done := make(chan struct{})
 	go func() {
 		defer close(done)

@@ -12,6 +12,7 @@ import (
 	"google.golang.org/grpc/status"
 
 	"github.com/hizo/hizo/api/auth"
+	"github.com/hizo/hizo/api/auth/issuer"
 	"github.com/hizo/hizo/api/hizov1"
 	"github.com/hizo/hizo/api/name"
 	"github.com/hizo/hizo/api/policy"
@@ -228,6 +229,9 @@ func toError(err error) *Error {
 	}
 	if e, ok := errors.AsType[*policy.TextError](err); ok {
 		return &Error{Reason: hizov1.ReasonInvalid, Message: e.Error(), cause: err, Info: map[string]string{hizov1.InfoField: "text"}}
+	}
+	if e, ok := errors.AsType[*issuer.ConfigError](err); ok {
+		return &Error{Reason: hizov1.ReasonInvalid, Message: e.Error(), cause: err, Info: map[string]string{hizov1.InfoField: e.Field}}
 	}
 	if errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) {
 		return &Error{Reason: hizov1.ReasonCancelled, cause: err}

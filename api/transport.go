@@ -8,6 +8,7 @@ import (
 	"errors"
 	"log/slog"
 	"runtime/debug"
+	"slices"
 	"time"
 
 	"google.golang.org/grpc"
@@ -16,7 +17,9 @@ import (
 	"google.golang.org/grpc/keepalive"
 	"google.golang.org/grpc/status"
 
+	"github.com/hizo/hizo/api/auth/issuer"
 	"github.com/hizo/hizo/api/hizov1"
+	"github.com/hizo/hizo/fsm"
 )
 
 // options are those of the gRPC server: bounds on everything that a client can make it hold, and the
@@ -76,12 +79,23 @@ func (s *Server) certificate() func(*tls.ClientHelloInfo) (*tls.Certificate, err
 
 var errClientCertificate = errors.New("client certificate is not one of this cluster")
 
-// verifyClient checks the chain of a client certificate, by cluster time; dates beyond that the state
-// decides.
+// verifyClient lets those certificates through with which somebody could log in: of the cluster's own CA, and X.509-SVIDs
+// of a trust domain that is configured. An SVID's chain is verified at its login, by whoever leads: a follower, or a
+// node that is sealed, can't tell whether the trust bundle in its state is genuine.
 func (s *Server) verifyClient(c tls.ConnectionState) error {
 	if len(c.PeerCertificates) == 0 {
 		return nil
 	}
+	if domain, ok := issuer.TrustDomain(c.PeerCertificates[0]); ok {
+		if slices.ContainsFunc(s.node.Store().Issuers(), func(i fsm.Issuer) bool { return i.URL == domain }) {
+			return nil
+		}
+	}
+	return s.verifyOwn(c.PeerCertificates[0])
+}
+
+// verifyOwn checks that a certificate is of the cluster's CA, by cluster time; dates beyond that the state decides.
+func (s *Server) verifyOwn(cert *x509.Certificate) error {
 	st, ok := s.node.Store().Cluster()
 	if !ok {
 		return errClientCertificate
@@ -90,7 +104,7 @@ func (s *Server) verifyClient(c tls.ConnectionState) error {
 	if !roots.AppendCertsFromPEM(st.CA) {
 		return errClientCertificate
 	}
-	if _, err := c.PeerCertificates[0].Verify(x509.VerifyOptions{
+	if _, err := cert.Verify(x509.VerifyOptions{
 		Roots: roots, CurrentTime: time.UnixMilli(s.gate.now(s.node.Store())), KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth},
 	}); err != nil {
 		return errClientCertificate

@@ -163,6 +163,7 @@ func (g *gate) question(r *round, t *target) policy.Request {
 	return policy.Request{
 		Principal: r.caller.principal, Roles: r.caller.roles, Action: t.action, Resource: t.resource,
 		Time: time.UnixMilli(r.now), Addr: r.origin.addr, Method: r.caller.method, Granted: t.granted,
+		Claims: r.caller.facts,
 	}
 }
 

@@ -176,6 +176,9 @@ func (c *Client) Policies() hizov1.PolicyServiceClient { return hizov1.NewPolicy
 // Pipelines returns the stub of the service for pipelines.
 func (c *Client) Pipelines() hizov1.PipelineServiceClient { return hizov1.NewPipelineServiceClient(c) }
 
+// Issuers returns the stub of the service for issuers of workload identities and bindings.
+func (c *Client) Issuers() hizov1.IssuerServiceClient { return hizov1.NewIssuerServiceClient(c) }
+
 // Audit returns the stub of the audit service.
 func (c *Client) Audit() hizov1.AuditServiceClient { return hizov1.NewAuditServiceClient(c) }
 

@@ -11,7 +11,13 @@ import (
 var reads = []string{
 	hizov1.AuthService_Login_FullMethodName, // a lost answer leaves a token that nobody holds
 	hizov1.AuthService_LoginCertificate_FullMethodName,
+	hizov1.AuthService_LoginSPIFFE_FullMethodName,
 	hizov1.AuthService_WhoAmI_FullMethodName,
+	hizov1.IssuerService_ListIssuers_FullMethodName,
+	hizov1.IssuerService_GetIssuer_FullMethodName,
+	hizov1.IssuerService_ListBindings_FullMethodName,
+	hizov1.IssuerService_GetBinding_FullMethodName,
+	hizov1.IssuerService_TestBinding_FullMethodName,
 	hizov1.VaultService_ListVaults_FullMethodName,
 	hizov1.SecretService_Reveal_FullMethodName,
 	hizov1.SecretService_Inject_FullMethodName,
@@ -55,6 +61,8 @@ var tokenless = []string{
 	hizov1.AuthService_Login_FullMethodName,
 	hizov1.AuthService_LoginWorkload_FullMethodName,
 	hizov1.AuthService_LoginCertificate_FullMethodName,
+	hizov1.AuthService_LoginToken_FullMethodName,
+	hizov1.AuthService_LoginSPIFFE_FullMethodName,
 	hizov1.AuthService_Enrol_FullMethodName,
 	hizov1.ClusterService_Init_FullMethodName,
 	hizov1.ClusterService_Unseal_FullMethodName,

@@ -202,6 +202,126 @@ func (x *LoginCertificateRequest) GetTtlSeconds() int64 {
 	return 0
 }
 
+type LoginTokenRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Token         string                 `protobuf:"bytes,1,opt,name=token,proto3" json:"token,omitempty"`
+	Workload      string                 `protobuf:"bytes,2,opt,name=workload,proto3" json:"workload,omitempty"`                    // needed only where the token is bound to several
+	ClientKey     []byte                 `protobuf:"bytes,3,opt,name=client_key,json=clientKey,proto3" json:"client_key,omitempty"` // 32 random bytes chosen once per login, the same over its retries
+	TtlSeconds    int64                  `protobuf:"varint,4,opt,name=ttl_seconds,json=ttlSeconds,proto3" json:"ttl_seconds,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *LoginTokenRequest) Reset() {
+	*x = LoginTokenRequest{}
+	mi := &file_hizov1_hizo_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *LoginTokenRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*LoginTokenRequest) ProtoMessage() {}
+
+func (x *LoginTokenRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_hizov1_hizo_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use LoginTokenRequest.ProtoReflect.Descriptor instead.
+func (*LoginTokenRequest) Descriptor() ([]byte, []int) {
+	return file_hizov1_hizo_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *LoginTokenRequest) GetToken() string {
+	if x != nil {
+		return x.Token
+	}
+	return ""
+}
+
+func (x *LoginTokenRequest) GetWorkload() string {
+	if x != nil {
+		return x.Workload
+	}
+	return ""
+}
+
+func (x *LoginTokenRequest) GetClientKey() []byte {
+	if x != nil {
+		return x.ClientKey
+	}
+	return nil
+}
+
+func (x *LoginTokenRequest) GetTtlSeconds() int64 {
+	if x != nil {
+		return x.TtlSeconds
+	}
+	return 0
+}
+
+type LoginSPIFFERequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Workload      string                 `protobuf:"bytes,1,opt,name=workload,proto3" json:"workload,omitempty"` // needed only where the SPIFFE ID is bound to several
+	TtlSeconds    int64                  `protobuf:"varint,2,opt,name=ttl_seconds,json=ttlSeconds,proto3" json:"ttl_seconds,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *LoginSPIFFERequest) Reset() {
+	*x = LoginSPIFFERequest{}
+	mi := &file_hizov1_hizo_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *LoginSPIFFERequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*LoginSPIFFERequest) ProtoMessage() {}
+
+func (x *LoginSPIFFERequest) ProtoReflect() protoreflect.Message {
+	mi := &file_hizov1_hizo_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use LoginSPIFFERequest.ProtoReflect.Descriptor instead.
+func (*LoginSPIFFERequest) Descriptor() ([]byte, []int) {
+	return file_hizov1_hizo_proto_rawDescGZIP(), []int{4}
+}
+
+func (x *LoginSPIFFERequest) GetWorkload() string {
+	if x != nil {
+		return x.Workload
+	}
+	return ""
+}
+
+func (x *LoginSPIFFERequest) GetTtlSeconds() int64 {
+	if x != nil {
+		return x.TtlSeconds
+	}
+	return 0
+}
+
 type EnrolRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Code          string                 `protobuf:"bytes,1,opt,name=code,proto3" json:"code,omitempty"`
@@ -214,7 +334,7 @@ type EnrolRequest struct {
 
 func (x *EnrolRequest) Reset() {
 	*x = EnrolRequest{}
-	mi := &file_hizov1_hizo_proto_msgTypes[3]
+	mi := &file_hizov1_hizo_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -226,7 +346,7 @@ func (x *EnrolRequest) String() string {
 func (*EnrolRequest) ProtoMessage() {}
 
 func (x *EnrolRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_hizov1_hizo_proto_msgTypes[3]
+	mi := &file_hizov1_hizo_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -239,7 +359,7 @@ func (x *EnrolRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EnrolRequest.ProtoReflect.Descriptor instead.
 func (*EnrolRequest) Descriptor() ([]byte, []int) {
-	return file_hizov1_hizo_proto_rawDescGZIP(), []int{3}
+	return file_hizov1_hizo_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *EnrolRequest) GetCode() string {
@@ -282,7 +402,7 @@ type LoginResponse struct {
 
 func (x *LoginResponse) Reset() {
 	*x = LoginResponse{}
-	mi := &file_hizov1_hizo_proto_msgTypes[4]
+	mi := &file_hizov1_hizo_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -294,7 +414,7 @@ func (x *LoginResponse) String() string {
 func (*LoginResponse) ProtoMessage() {}
 
 func (x *LoginResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_hizov1_hizo_proto_msgTypes[4]
+	mi := &file_hizov1_hizo_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -307,7 +427,7 @@ func (x *LoginResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LoginResponse.ProtoReflect.Descriptor instead.
 func (*LoginResponse) Descriptor() ([]byte, []int) {
-	return file_hizov1_hizo_proto_rawDescGZIP(), []int{4}
+	return file_hizov1_hizo_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *LoginResponse) GetToken() string {
@@ -347,7 +467,7 @@ type LogoutRequest struct {
 
 func (x *LogoutRequest) Reset() {
 	*x = LogoutRequest{}
-	mi := &file_hizov1_hizo_proto_msgTypes[5]
+	mi := &file_hizov1_hizo_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -359,7 +479,7 @@ func (x *LogoutRequest) String() string {
 func (*LogoutRequest) ProtoMessage() {}
 
 func (x *LogoutRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_hizov1_hizo_proto_msgTypes[5]
+	mi := &file_hizov1_hizo_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -372,7 +492,7 @@ func (x *LogoutRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LogoutRequest.ProtoReflect.Descriptor instead.
 func (*LogoutRequest) Descriptor() ([]byte, []int) {
-	return file_hizov1_hizo_proto_rawDescGZIP(), []int{5}
+	return file_hizov1_hizo_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *LogoutRequest) GetAll() bool {
@@ -391,7 +511,7 @@ type LogoutResponse struct {
 
 func (x *LogoutResponse) Reset() {
 	*x = LogoutResponse{}
-	mi := &file_hizov1_hizo_proto_msgTypes[6]
+	mi := &file_hizov1_hizo_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -403,7 +523,7 @@ func (x *LogoutResponse) String() string {
 func (*LogoutResponse) ProtoMessage() {}
 
 func (x *LogoutResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_hizov1_hizo_proto_msgTypes[6]
+	mi := &file_hizov1_hizo_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -416,7 +536,7 @@ func (x *LogoutResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LogoutResponse.ProtoReflect.Descriptor instead.
 func (*LogoutResponse) Descriptor() ([]byte, []int) {
-	return file_hizov1_hizo_proto_rawDescGZIP(), []int{6}
+	return file_hizov1_hizo_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *LogoutResponse) GetRevoked() uint32 {
@@ -435,7 +555,7 @@ type RenewRequest struct {
 
 func (x *RenewRequest) Reset() {
 	*x = RenewRequest{}
-	mi := &file_hizov1_hizo_proto_msgTypes[7]
+	mi := &file_hizov1_hizo_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -447,7 +567,7 @@ func (x *RenewRequest) String() string {
 func (*RenewRequest) ProtoMessage() {}
 
 func (x *RenewRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_hizov1_hizo_proto_msgTypes[7]
+	mi := &file_hizov1_hizo_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -460,7 +580,7 @@ func (x *RenewRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RenewRequest.ProtoReflect.Descriptor instead.
 func (*RenewRequest) Descriptor() ([]byte, []int) {
-	return file_hizov1_hizo_proto_rawDescGZIP(), []int{7}
+	return file_hizov1_hizo_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *RenewRequest) GetTtlSeconds() int64 {
@@ -478,7 +598,7 @@ type WhoAmIRequest struct {
 
 func (x *WhoAmIRequest) Reset() {
 	*x = WhoAmIRequest{}
-	mi := &file_hizov1_hizo_proto_msgTypes[8]
+	mi := &file_hizov1_hizo_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -490,7 +610,7 @@ func (x *WhoAmIRequest) String() string {
 func (*WhoAmIRequest) ProtoMessage() {}
 
 func (x *WhoAmIRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_hizov1_hizo_proto_msgTypes[8]
+	mi := &file_hizov1_hizo_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -503,7 +623,7 @@ func (x *WhoAmIRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WhoAmIRequest.ProtoReflect.Descriptor instead.
 func (*WhoAmIRequest) Descriptor() ([]byte, []int) {
-	return file_hizov1_hizo_proto_rawDescGZIP(), []int{8}
+	return file_hizov1_hizo_proto_rawDescGZIP(), []int{10}
 }
 
 type WhoAmIResponse struct {
@@ -514,13 +634,17 @@ type WhoAmIResponse struct {
 	ExpiresUnix    int64                  `protobuf:"varint,4,opt,name=expires_unix,json=expiresUnix,proto3" json:"expires_unix,omitempty"`
 	MaxExpiresUnix int64                  `protobuf:"varint,5,opt,name=max_expires_unix,json=maxExpiresUnix,proto3" json:"max_expires_unix,omitempty"`
 	ClusterId      string                 `protobuf:"bytes,6,opt,name=cluster_id,json=clusterId,proto3" json:"cluster_id,omitempty"`
-	unknownFields  protoimpl.UnknownFields
-	sizeCache      protoimpl.SizeCache
+	// Of a workload identity: what the login rests on, and what policies see in context.claims.
+	Issuer        string            `protobuf:"bytes,7,opt,name=issuer,proto3" json:"issuer,omitempty"`
+	Binding       string            `protobuf:"bytes,8,opt,name=binding,proto3" json:"binding,omitempty"`
+	Claims        map[string]string `protobuf:"bytes,9,rep,name=claims,proto3" json:"claims,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *WhoAmIResponse) Reset() {
 	*x = WhoAmIResponse{}
-	mi := &file_hizov1_hizo_proto_msgTypes[9]
+	mi := &file_hizov1_hizo_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -532,7 +656,7 @@ func (x *WhoAmIResponse) String() string {
 func (*WhoAmIResponse) ProtoMessage() {}
 
 func (x *WhoAmIResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_hizov1_hizo_proto_msgTypes[9]
+	mi := &file_hizov1_hizo_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -545,7 +669,7 @@ func (x *WhoAmIResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WhoAmIResponse.ProtoReflect.Descriptor instead.
 func (*WhoAmIResponse) Descriptor() ([]byte, []int) {
-	return file_hizov1_hizo_proto_rawDescGZIP(), []int{9}
+	return file_hizov1_hizo_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *WhoAmIResponse) GetPrincipal() string {
@@ -590,6 +714,27 @@ func (x *WhoAmIResponse) GetClusterId() string {
 	return ""
 }
 
+func (x *WhoAmIResponse) GetIssuer() string {
+	if x != nil {
+		return x.Issuer
+	}
+	return ""
+}
+
+func (x *WhoAmIResponse) GetBinding() string {
+	if x != nil {
+		return x.Binding
+	}
+	return ""
+}
+
+func (x *WhoAmIResponse) GetClaims() map[string]string {
+	if x != nil {
+		return x.Claims
+	}
+	return nil
+}
+
 type CreateVaultRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
@@ -599,7 +744,7 @@ type CreateVaultRequest struct {
 
 func (x *CreateVaultRequest) Reset() {
 	*x = CreateVaultRequest{}
-	mi := &file_hizov1_hizo_proto_msgTypes[10]
+	mi := &file_hizov1_hizo_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -611,7 +756,7 @@ func (x *CreateVaultRequest) String() string {
 func (*CreateVaultRequest) ProtoMessage() {}
 
 func (x *CreateVaultRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_hizov1_hizo_proto_msgTypes[10]
+	mi := &file_hizov1_hizo_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -624,7 +769,7 @@ func (x *CreateVaultRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateVaultRequest.ProtoReflect.Descriptor instead.
 func (*CreateVaultRequest) Descriptor() ([]byte, []int) {
-	return file_hizov1_hizo_proto_rawDescGZIP(), []int{10}
+	return file_hizov1_hizo_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *CreateVaultRequest) GetName() string {
@@ -645,7 +790,7 @@ type Vault struct {
 
 func (x *Vault) Reset() {
 	*x = Vault{}
-	mi := &file_hizov1_hizo_proto_msgTypes[11]
+	mi := &file_hizov1_hizo_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -657,7 +802,7 @@ func (x *Vault) String() string {
 func (*Vault) ProtoMessage() {}
 
 func (x *Vault) ProtoReflect() protoreflect.Message {
-	mi := &file_hizov1_hizo_proto_msgTypes[11]
+	mi := &file_hizov1_hizo_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -670,7 +815,7 @@ func (x *Vault) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Vault.ProtoReflect.Descriptor instead.
 func (*Vault) Descriptor() ([]byte, []int) {
-	return file_hizov1_hizo_proto_rawDescGZIP(), []int{11}
+	return file_hizov1_hizo_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *Vault) GetName() string {
@@ -702,7 +847,7 @@ type ListVaultsRequest struct {
 
 func (x *ListVaultsRequest) Reset() {
 	*x = ListVaultsRequest{}
-	mi := &file_hizov1_hizo_proto_msgTypes[12]
+	mi := &file_hizov1_hizo_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -714,7 +859,7 @@ func (x *ListVaultsRequest) String() string {
 func (*ListVaultsRequest) ProtoMessage() {}
 
 func (x *ListVaultsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_hizov1_hizo_proto_msgTypes[12]
+	mi := &file_hizov1_hizo_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -727,7 +872,7 @@ func (x *ListVaultsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListVaultsRequest.ProtoReflect.Descriptor instead.
 func (*ListVaultsRequest) Descriptor() ([]byte, []int) {
-	return file_hizov1_hizo_proto_rawDescGZIP(), []int{12}
+	return file_hizov1_hizo_proto_rawDescGZIP(), []int{14}
 }
 
 type ListVaultsResponse struct {
@@ -739,7 +884,7 @@ type ListVaultsResponse struct {
 
 func (x *ListVaultsResponse) Reset() {
 	*x = ListVaultsResponse{}
-	mi := &file_hizov1_hizo_proto_msgTypes[13]
+	mi := &file_hizov1_hizo_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -751,7 +896,7 @@ func (x *ListVaultsResponse) String() string {
 func (*ListVaultsResponse) ProtoMessage() {}
 
 func (x *ListVaultsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_hizov1_hizo_proto_msgTypes[13]
+	mi := &file_hizov1_hizo_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -764,7 +909,7 @@ func (x *ListVaultsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListVaultsResponse.ProtoReflect.Descriptor instead.
 func (*ListVaultsResponse) Descriptor() ([]byte, []int) {
-	return file_hizov1_hizo_proto_rawDescGZIP(), []int{13}
+	return file_hizov1_hizo_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *ListVaultsResponse) GetVaults() []*Vault {
@@ -787,7 +932,7 @@ type PutRequest struct {
 
 func (x *PutRequest) Reset() {
 	*x = PutRequest{}
-	mi := &file_hizov1_hizo_proto_msgTypes[14]
+	mi := &file_hizov1_hizo_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -799,7 +944,7 @@ func (x *PutRequest) String() string {
 func (*PutRequest) ProtoMessage() {}
 
 func (x *PutRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_hizov1_hizo_proto_msgTypes[14]
+	mi := &file_hizov1_hizo_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -812,7 +957,7 @@ func (x *PutRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutRequest.ProtoReflect.Descriptor instead.
 func (*PutRequest) Descriptor() ([]byte, []int) {
-	return file_hizov1_hizo_proto_rawDescGZIP(), []int{14}
+	return file_hizov1_hizo_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *PutRequest) GetVault() string {
@@ -853,7 +998,7 @@ type PutResponse struct {
 
 func (x *PutResponse) Reset() {
 	*x = PutResponse{}
-	mi := &file_hizov1_hizo_proto_msgTypes[15]
+	mi := &file_hizov1_hizo_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -865,7 +1010,7 @@ func (x *PutResponse) String() string {
 func (*PutResponse) ProtoMessage() {}
 
 func (x *PutResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_hizov1_hizo_proto_msgTypes[15]
+	mi := &file_hizov1_hizo_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -878,7 +1023,7 @@ func (x *PutResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutResponse.ProtoReflect.Descriptor instead.
 func (*PutResponse) Descriptor() ([]byte, []int) {
-	return file_hizov1_hizo_proto_rawDescGZIP(), []int{15}
+	return file_hizov1_hizo_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *PutResponse) GetVersion() uint32 {
@@ -908,7 +1053,7 @@ type RevealRequest struct {
 
 func (x *RevealRequest) Reset() {
 	*x = RevealRequest{}
-	mi := &file_hizov1_hizo_proto_msgTypes[16]
+	mi := &file_hizov1_hizo_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -920,7 +1065,7 @@ func (x *RevealRequest) String() string {
 func (*RevealRequest) ProtoMessage() {}
 
 func (x *RevealRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_hizov1_hizo_proto_msgTypes[16]
+	mi := &file_hizov1_hizo_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -933,7 +1078,7 @@ func (x *RevealRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RevealRequest.ProtoReflect.Descriptor instead.
 func (*RevealRequest) Descriptor() ([]byte, []int) {
-	return file_hizov1_hizo_proto_rawDescGZIP(), []int{16}
+	return file_hizov1_hizo_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *RevealRequest) GetVault() string {
@@ -983,7 +1128,7 @@ type RevealResponse struct {
 
 func (x *RevealResponse) Reset() {
 	*x = RevealResponse{}
-	mi := &file_hizov1_hizo_proto_msgTypes[17]
+	mi := &file_hizov1_hizo_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -995,7 +1140,7 @@ func (x *RevealResponse) String() string {
 func (*RevealResponse) ProtoMessage() {}
 
 func (x *RevealResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_hizov1_hizo_proto_msgTypes[17]
+	mi := &file_hizov1_hizo_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1008,7 +1153,7 @@ func (x *RevealResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RevealResponse.ProtoReflect.Descriptor instead.
 func (*RevealResponse) Descriptor() ([]byte, []int) {
-	return file_hizov1_hizo_proto_rawDescGZIP(), []int{17}
+	return file_hizov1_hizo_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *RevealResponse) GetVersion() uint32 {
@@ -1052,7 +1197,7 @@ type InjectRequest struct {
 
 func (x *InjectRequest) Reset() {
 	*x = InjectRequest{}
-	mi := &file_hizov1_hizo_proto_msgTypes[18]
+	mi := &file_hizov1_hizo_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1064,7 +1209,7 @@ func (x *InjectRequest) String() string {
 func (*InjectRequest) ProtoMessage() {}
 
 func (x *InjectRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_hizov1_hizo_proto_msgTypes[18]
+	mi := &file_hizov1_hizo_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1077,7 +1222,7 @@ func (x *InjectRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InjectRequest.ProtoReflect.Descriptor instead.
 func (*InjectRequest) Descriptor() ([]byte, []int) {
-	return file_hizov1_hizo_proto_rawDescGZIP(), []int{18}
+	return file_hizov1_hizo_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *InjectRequest) GetRefs() []*InjectRequest_Ref {
@@ -1130,7 +1275,7 @@ type InjectResponse struct {
 
 func (x *InjectResponse) Reset() {
 	*x = InjectResponse{}
-	mi := &file_hizov1_hizo_proto_msgTypes[19]
+	mi := &file_hizov1_hizo_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1142,7 +1287,7 @@ func (x *InjectResponse) String() string {
 func (*InjectResponse) ProtoMessage() {}
 
 func (x *InjectResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_hizov1_hizo_proto_msgTypes[19]
+	mi := &file_hizov1_hizo_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1155,7 +1300,7 @@ func (x *InjectResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InjectResponse.ProtoReflect.Descriptor instead.
 func (*InjectResponse) Descriptor() ([]byte, []int) {
-	return file_hizov1_hizo_proto_rawDescGZIP(), []int{19}
+	return file_hizov1_hizo_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *InjectResponse) GetValues() []*InjectResponse_Value {
@@ -1219,7 +1364,7 @@ type ListSecretsRequest struct {
 
 func (x *ListSecretsRequest) Reset() {
 	*x = ListSecretsRequest{}
-	mi := &file_hizov1_hizo_proto_msgTypes[20]
+	mi := &file_hizov1_hizo_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1231,7 +1376,7 @@ func (x *ListSecretsRequest) String() string {
 func (*ListSecretsRequest) ProtoMessage() {}
 
 func (x *ListSecretsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_hizov1_hizo_proto_msgTypes[20]
+	mi := &file_hizov1_hizo_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1244,7 +1389,7 @@ func (x *ListSecretsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListSecretsRequest.ProtoReflect.Descriptor instead.
 func (*ListSecretsRequest) Descriptor() ([]byte, []int) {
-	return file_hizov1_hizo_proto_rawDescGZIP(), []int{20}
+	return file_hizov1_hizo_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *ListSecretsRequest) GetVault() string {
@@ -1285,7 +1430,7 @@ type ListSecretsResponse struct {
 
 func (x *ListSecretsResponse) Reset() {
 	*x = ListSecretsResponse{}
-	mi := &file_hizov1_hizo_proto_msgTypes[21]
+	mi := &file_hizov1_hizo_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1297,7 +1442,7 @@ func (x *ListSecretsResponse) String() string {
 func (*ListSecretsResponse) ProtoMessage() {}
 
 func (x *ListSecretsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_hizov1_hizo_proto_msgTypes[21]
+	mi := &file_hizov1_hizo_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1310,7 +1455,7 @@ func (x *ListSecretsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListSecretsResponse.ProtoReflect.Descriptor instead.
 func (*ListSecretsResponse) Descriptor() ([]byte, []int) {
-	return file_hizov1_hizo_proto_rawDescGZIP(), []int{21}
+	return file_hizov1_hizo_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *ListSecretsResponse) GetItems() []*ListSecretsResponse_Item {
@@ -1337,7 +1482,7 @@ type VersionsRequest struct {
 
 func (x *VersionsRequest) Reset() {
 	*x = VersionsRequest{}
-	mi := &file_hizov1_hizo_proto_msgTypes[22]
+	mi := &file_hizov1_hizo_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1349,7 +1494,7 @@ func (x *VersionsRequest) String() string {
 func (*VersionsRequest) ProtoMessage() {}
 
 func (x *VersionsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_hizov1_hizo_proto_msgTypes[22]
+	mi := &file_hizov1_hizo_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1362,7 +1507,7 @@ func (x *VersionsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VersionsRequest.ProtoReflect.Descriptor instead.
 func (*VersionsRequest) Descriptor() ([]byte, []int) {
-	return file_hizov1_hizo_proto_rawDescGZIP(), []int{22}
+	return file_hizov1_hizo_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *VersionsRequest) GetVault() string {
@@ -1388,7 +1533,7 @@ type VersionsResponse struct {
 
 func (x *VersionsResponse) Reset() {
 	*x = VersionsResponse{}
-	mi := &file_hizov1_hizo_proto_msgTypes[23]
+	mi := &file_hizov1_hizo_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1400,7 +1545,7 @@ func (x *VersionsResponse) String() string {
 func (*VersionsResponse) ProtoMessage() {}
 
 func (x *VersionsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_hizov1_hizo_proto_msgTypes[23]
+	mi := &file_hizov1_hizo_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1413,7 +1558,7 @@ func (x *VersionsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VersionsResponse.ProtoReflect.Descriptor instead.
 func (*VersionsResponse) Descriptor() ([]byte, []int) {
-	return file_hizov1_hizo_proto_rawDescGZIP(), []int{23}
+	return file_hizov1_hizo_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *VersionsResponse) GetItems() []*VersionsResponse_Item {
@@ -1434,7 +1579,7 @@ type ChangeVersionsRequest struct {
 
 func (x *ChangeVersionsRequest) Reset() {
 	*x = ChangeVersionsRequest{}
-	mi := &file_hizov1_hizo_proto_msgTypes[24]
+	mi := &file_hizov1_hizo_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1446,7 +1591,7 @@ func (x *ChangeVersionsRequest) String() string {
 func (*ChangeVersionsRequest) ProtoMessage() {}
 
 func (x *ChangeVersionsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_hizov1_hizo_proto_msgTypes[24]
+	mi := &file_hizov1_hizo_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1459,7 +1604,7 @@ func (x *ChangeVersionsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ChangeVersionsRequest.ProtoReflect.Descriptor instead.
 func (*ChangeVersionsRequest) Descriptor() ([]byte, []int) {
-	return file_hizov1_hizo_proto_rawDescGZIP(), []int{24}
+	return file_hizov1_hizo_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *ChangeVersionsRequest) GetVault() string {
@@ -1492,7 +1637,7 @@ type ChangeVersionsResponse struct {
 
 func (x *ChangeVersionsResponse) Reset() {
 	*x = ChangeVersionsResponse{}
-	mi := &file_hizov1_hizo_proto_msgTypes[25]
+	mi := &file_hizov1_hizo_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1504,7 +1649,7 @@ func (x *ChangeVersionsResponse) String() string {
 func (*ChangeVersionsResponse) ProtoMessage() {}
 
 func (x *ChangeVersionsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_hizov1_hizo_proto_msgTypes[25]
+	mi := &file_hizov1_hizo_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1517,7 +1662,7 @@ func (x *ChangeVersionsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ChangeVersionsResponse.ProtoReflect.Descriptor instead.
 func (*ChangeVersionsResponse) Descriptor() ([]byte, []int) {
-	return file_hizov1_hizo_proto_rawDescGZIP(), []int{25}
+	return file_hizov1_hizo_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *ChangeVersionsResponse) GetVersions() []uint32 {
@@ -1537,7 +1682,7 @@ type CreateUserRequest struct {
 
 func (x *CreateUserRequest) Reset() {
 	*x = CreateUserRequest{}
-	mi := &file_hizov1_hizo_proto_msgTypes[26]
+	mi := &file_hizov1_hizo_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1549,7 +1694,7 @@ func (x *CreateUserRequest) String() string {
 func (*CreateUserRequest) ProtoMessage() {}
 
 func (x *CreateUserRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_hizov1_hizo_proto_msgTypes[26]
+	mi := &file_hizov1_hizo_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1562,7 +1707,7 @@ func (x *CreateUserRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateUserRequest.ProtoReflect.Descriptor instead.
 func (*CreateUserRequest) Descriptor() ([]byte, []int) {
-	return file_hizov1_hizo_proto_rawDescGZIP(), []int{26}
+	return file_hizov1_hizo_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *CreateUserRequest) GetName() string {
@@ -1590,7 +1735,7 @@ type SetPasswordRequest struct {
 
 func (x *SetPasswordRequest) Reset() {
 	*x = SetPasswordRequest{}
-	mi := &file_hizov1_hizo_proto_msgTypes[27]
+	mi := &file_hizov1_hizo_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1602,7 +1747,7 @@ func (x *SetPasswordRequest) String() string {
 func (*SetPasswordRequest) ProtoMessage() {}
 
 func (x *SetPasswordRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_hizov1_hizo_proto_msgTypes[27]
+	mi := &file_hizov1_hizo_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1615,7 +1760,7 @@ func (x *SetPasswordRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetPasswordRequest.ProtoReflect.Descriptor instead.
 func (*SetPasswordRequest) Descriptor() ([]byte, []int) {
-	return file_hizov1_hizo_proto_rawDescGZIP(), []int{27}
+	return file_hizov1_hizo_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *SetPasswordRequest) GetName() string {
@@ -1651,7 +1796,7 @@ type Identity struct {
 
 func (x *Identity) Reset() {
 	*x = Identity{}
-	mi := &file_hizov1_hizo_proto_msgTypes[28]
+	mi := &file_hizov1_hizo_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1663,7 +1808,7 @@ func (x *Identity) String() string {
 func (*Identity) ProtoMessage() {}
 
 func (x *Identity) ProtoReflect() protoreflect.Message {
-	mi := &file_hizov1_hizo_proto_msgTypes[28]
+	mi := &file_hizov1_hizo_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1676,7 +1821,7 @@ func (x *Identity) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Identity.ProtoReflect.Descriptor instead.
 func (*Identity) Descriptor() ([]byte, []int) {
-	return file_hizov1_hizo_proto_rawDescGZIP(), []int{28}
+	return file_hizov1_hizo_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *Identity) GetPrincipal() string {
@@ -1715,7 +1860,7 @@ type ListIdentitiesRequest struct {
 
 func (x *ListIdentitiesRequest) Reset() {
 	*x = ListIdentitiesRequest{}
-	mi := &file_hizov1_hizo_proto_msgTypes[29]
+	mi := &file_hizov1_hizo_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1727,7 +1872,7 @@ func (x *ListIdentitiesRequest) String() string {
 func (*ListIdentitiesRequest) ProtoMessage() {}
 
 func (x *ListIdentitiesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_hizov1_hizo_proto_msgTypes[29]
+	mi := &file_hizov1_hizo_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1740,7 +1885,7 @@ func (x *ListIdentitiesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListIdentitiesRequest.ProtoReflect.Descriptor instead.
 func (*ListIdentitiesRequest) Descriptor() ([]byte, []int) {
-	return file_hizov1_hizo_proto_rawDescGZIP(), []int{29}
+	return file_hizov1_hizo_proto_rawDescGZIP(), []int{31}
 }
 
 type ListIdentitiesResponse struct {
@@ -1752,7 +1897,7 @@ type ListIdentitiesResponse struct {
 
 func (x *ListIdentitiesResponse) Reset() {
 	*x = ListIdentitiesResponse{}
-	mi := &file_hizov1_hizo_proto_msgTypes[30]
+	mi := &file_hizov1_hizo_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1764,7 +1909,7 @@ func (x *ListIdentitiesResponse) String() string {
 func (*ListIdentitiesResponse) ProtoMessage() {}
 
 func (x *ListIdentitiesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_hizov1_hizo_proto_msgTypes[30]
+	mi := &file_hizov1_hizo_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1777,7 +1922,7 @@ func (x *ListIdentitiesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListIdentitiesResponse.ProtoReflect.Descriptor instead.
 func (*ListIdentitiesResponse) Descriptor() ([]byte, []int) {
-	return file_hizov1_hizo_proto_rawDescGZIP(), []int{30}
+	return file_hizov1_hizo_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *ListIdentitiesResponse) GetIdentities() []*Identity {
@@ -1797,7 +1942,7 @@ type DisableRequest struct {
 
 func (x *DisableRequest) Reset() {
 	*x = DisableRequest{}
-	mi := &file_hizov1_hizo_proto_msgTypes[31]
+	mi := &file_hizov1_hizo_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1809,7 +1954,7 @@ func (x *DisableRequest) String() string {
 func (*DisableRequest) ProtoMessage() {}
 
 func (x *DisableRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_hizov1_hizo_proto_msgTypes[31]
+	mi := &file_hizov1_hizo_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1822,7 +1967,7 @@ func (x *DisableRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DisableRequest.ProtoReflect.Descriptor instead.
 func (*DisableRequest) Descriptor() ([]byte, []int) {
-	return file_hizov1_hizo_proto_rawDescGZIP(), []int{31}
+	return file_hizov1_hizo_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *DisableRequest) GetName() string {
@@ -1849,7 +1994,7 @@ type RoleRequest struct {
 
 func (x *RoleRequest) Reset() {
 	*x = RoleRequest{}
-	mi := &file_hizov1_hizo_proto_msgTypes[32]
+	mi := &file_hizov1_hizo_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1861,7 +2006,7 @@ func (x *RoleRequest) String() string {
 func (*RoleRequest) ProtoMessage() {}
 
 func (x *RoleRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_hizov1_hizo_proto_msgTypes[32]
+	mi := &file_hizov1_hizo_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1874,7 +2019,7 @@ func (x *RoleRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RoleRequest.ProtoReflect.Descriptor instead.
 func (*RoleRequest) Descriptor() ([]byte, []int) {
-	return file_hizov1_hizo_proto_rawDescGZIP(), []int{32}
+	return file_hizov1_hizo_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *RoleRequest) GetRole() string {
@@ -1900,7 +2045,7 @@ type RoleResponse struct {
 
 func (x *RoleResponse) Reset() {
 	*x = RoleResponse{}
-	mi := &file_hizov1_hizo_proto_msgTypes[33]
+	mi := &file_hizov1_hizo_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1912,7 +2057,7 @@ func (x *RoleResponse) String() string {
 func (*RoleResponse) ProtoMessage() {}
 
 func (x *RoleResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_hizov1_hizo_proto_msgTypes[33]
+	mi := &file_hizov1_hizo_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1925,7 +2070,7 @@ func (x *RoleResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RoleResponse.ProtoReflect.Descriptor instead.
 func (*RoleResponse) Descriptor() ([]byte, []int) {
-	return file_hizov1_hizo_proto_rawDescGZIP(), []int{33}
+	return file_hizov1_hizo_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *RoleResponse) GetRoles() []string {
@@ -1943,7 +2088,7 @@ type ListRolesRequest struct {
 
 func (x *ListRolesRequest) Reset() {
 	*x = ListRolesRequest{}
-	mi := &file_hizov1_hizo_proto_msgTypes[34]
+	mi := &file_hizov1_hizo_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1955,7 +2100,7 @@ func (x *ListRolesRequest) String() string {
 func (*ListRolesRequest) ProtoMessage() {}
 
 func (x *ListRolesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_hizov1_hizo_proto_msgTypes[34]
+	mi := &file_hizov1_hizo_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1968,7 +2113,7 @@ func (x *ListRolesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListRolesRequest.ProtoReflect.Descriptor instead.
 func (*ListRolesRequest) Descriptor() ([]byte, []int) {
-	return file_hizov1_hizo_proto_rawDescGZIP(), []int{34}
+	return file_hizov1_hizo_proto_rawDescGZIP(), []int{36}
 }
 
 type ListRolesResponse struct {
@@ -1980,7 +2125,7 @@ type ListRolesResponse struct {
 
 func (x *ListRolesResponse) Reset() {
 	*x = ListRolesResponse{}
-	mi := &file_hizov1_hizo_proto_msgTypes[35]
+	mi := &file_hizov1_hizo_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1992,7 +2137,7 @@ func (x *ListRolesResponse) String() string {
 func (*ListRolesResponse) ProtoMessage() {}
 
 func (x *ListRolesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_hizov1_hizo_proto_msgTypes[35]
+	mi := &file_hizov1_hizo_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2005,7 +2150,7 @@ func (x *ListRolesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListRolesResponse.ProtoReflect.Descriptor instead.
 func (*ListRolesResponse) Descriptor() ([]byte, []int) {
-	return file_hizov1_hizo_proto_rawDescGZIP(), []int{35}
+	return file_hizov1_hizo_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *ListRolesResponse) GetBindings() []*ListRolesResponse_Binding {
@@ -2024,7 +2169,7 @@ type CreateWorkloadRequest struct {
 
 func (x *CreateWorkloadRequest) Reset() {
 	*x = CreateWorkloadRequest{}
-	mi := &file_hizov1_hizo_proto_msgTypes[36]
+	mi := &file_hizov1_hizo_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2036,7 +2181,7 @@ func (x *CreateWorkloadRequest) String() string {
 func (*CreateWorkloadRequest) ProtoMessage() {}
 
 func (x *CreateWorkloadRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_hizov1_hizo_proto_msgTypes[36]
+	mi := &file_hizov1_hizo_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2049,7 +2194,7 @@ func (x *CreateWorkloadRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateWorkloadRequest.ProtoReflect.Descriptor instead.
 func (*CreateWorkloadRequest) Descriptor() ([]byte, []int) {
-	return file_hizov1_hizo_proto_rawDescGZIP(), []int{36}
+	return file_hizov1_hizo_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *CreateWorkloadRequest) GetName() string {
@@ -2069,7 +2214,7 @@ type CreateSecretIDRequest struct {
 
 func (x *CreateSecretIDRequest) Reset() {
 	*x = CreateSecretIDRequest{}
-	mi := &file_hizov1_hizo_proto_msgTypes[37]
+	mi := &file_hizov1_hizo_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2081,7 +2226,7 @@ func (x *CreateSecretIDRequest) String() string {
 func (*CreateSecretIDRequest) ProtoMessage() {}
 
 func (x *CreateSecretIDRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_hizov1_hizo_proto_msgTypes[37]
+	mi := &file_hizov1_hizo_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2094,7 +2239,7 @@ func (x *CreateSecretIDRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateSecretIDRequest.ProtoReflect.Descriptor instead.
 func (*CreateSecretIDRequest) Descriptor() ([]byte, []int) {
-	return file_hizov1_hizo_proto_rawDescGZIP(), []int{37}
+	return file_hizov1_hizo_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *CreateSecretIDRequest) GetWorkload() string {
@@ -2121,7 +2266,7 @@ type CreateSecretIDResponse struct {
 
 func (x *CreateSecretIDResponse) Reset() {
 	*x = CreateSecretIDResponse{}
-	mi := &file_hizov1_hizo_proto_msgTypes[38]
+	mi := &file_hizov1_hizo_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2133,7 +2278,7 @@ func (x *CreateSecretIDResponse) String() string {
 func (*CreateSecretIDResponse) ProtoMessage() {}
 
 func (x *CreateSecretIDResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_hizov1_hizo_proto_msgTypes[38]
+	mi := &file_hizov1_hizo_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2146,7 +2291,7 @@ func (x *CreateSecretIDResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateSecretIDResponse.ProtoReflect.Descriptor instead.
 func (*CreateSecretIDResponse) Descriptor() ([]byte, []int) {
-	return file_hizov1_hizo_proto_rawDescGZIP(), []int{38}
+	return file_hizov1_hizo_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *CreateSecretIDResponse) GetSecretId() string {
@@ -2174,7 +2319,7 @@ type IssueCertificateRequest struct {
 
 func (x *IssueCertificateRequest) Reset() {
 	*x = IssueCertificateRequest{}
-	mi := &file_hizov1_hizo_proto_msgTypes[39]
+	mi := &file_hizov1_hizo_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2186,7 +2331,7 @@ func (x *IssueCertificateRequest) String() string {
 func (*IssueCertificateRequest) ProtoMessage() {}
 
 func (x *IssueCertificateRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_hizov1_hizo_proto_msgTypes[39]
+	mi := &file_hizov1_hizo_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2199,7 +2344,7 @@ func (x *IssueCertificateRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use IssueCertificateRequest.ProtoReflect.Descriptor instead.
 func (*IssueCertificateRequest) Descriptor() ([]byte, []int) {
-	return file_hizov1_hizo_proto_rawDescGZIP(), []int{39}
+	return file_hizov1_hizo_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *IssueCertificateRequest) GetPrincipal() string {
@@ -2233,7 +2378,7 @@ type IssueCertificateResponse struct {
 
 func (x *IssueCertificateResponse) Reset() {
 	*x = IssueCertificateResponse{}
-	mi := &file_hizov1_hizo_proto_msgTypes[40]
+	mi := &file_hizov1_hizo_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2245,7 +2390,7 @@ func (x *IssueCertificateResponse) String() string {
 func (*IssueCertificateResponse) ProtoMessage() {}
 
 func (x *IssueCertificateResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_hizov1_hizo_proto_msgTypes[40]
+	mi := &file_hizov1_hizo_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2258,7 +2403,7 @@ func (x *IssueCertificateResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use IssueCertificateResponse.ProtoReflect.Descriptor instead.
 func (*IssueCertificateResponse) Descriptor() ([]byte, []int) {
-	return file_hizov1_hizo_proto_rawDescGZIP(), []int{40}
+	return file_hizov1_hizo_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *IssueCertificateResponse) GetChainPem() []byte {
@@ -2284,7 +2429,7 @@ type RevokeTokensRequest struct {
 
 func (x *RevokeTokensRequest) Reset() {
 	*x = RevokeTokensRequest{}
-	mi := &file_hizov1_hizo_proto_msgTypes[41]
+	mi := &file_hizov1_hizo_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2296,7 +2441,7 @@ func (x *RevokeTokensRequest) String() string {
 func (*RevokeTokensRequest) ProtoMessage() {}
 
 func (x *RevokeTokensRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_hizov1_hizo_proto_msgTypes[41]
+	mi := &file_hizov1_hizo_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2309,7 +2454,7 @@ func (x *RevokeTokensRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RevokeTokensRequest.ProtoReflect.Descriptor instead.
 func (*RevokeTokensRequest) Descriptor() ([]byte, []int) {
-	return file_hizov1_hizo_proto_rawDescGZIP(), []int{41}
+	return file_hizov1_hizo_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *RevokeTokensRequest) GetPrincipal() string {
@@ -2327,7 +2472,7 @@ type RevokeTokensResponse struct {
 
 func (x *RevokeTokensResponse) Reset() {
 	*x = RevokeTokensResponse{}
-	mi := &file_hizov1_hizo_proto_msgTypes[42]
+	mi := &file_hizov1_hizo_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2339,7 +2484,7 @@ func (x *RevokeTokensResponse) String() string {
 func (*RevokeTokensResponse) ProtoMessage() {}
 
 func (x *RevokeTokensResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_hizov1_hizo_proto_msgTypes[42]
+	mi := &file_hizov1_hizo_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2352,7 +2497,7 @@ func (x *RevokeTokensResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RevokeTokensResponse.ProtoReflect.Descriptor instead.
 func (*RevokeTokensResponse) Descriptor() ([]byte, []int) {
-	return file_hizov1_hizo_proto_rawDescGZIP(), []int{42}
+	return file_hizov1_hizo_proto_rawDescGZIP(), []int{44}
 }
 
 type PutPolicyRequest struct {
@@ -2365,7 +2510,7 @@ type PutPolicyRequest struct {
 
 func (x *PutPolicyRequest) Reset() {
 	*x = PutPolicyRequest{}
-	mi := &file_hizov1_hizo_proto_msgTypes[43]
+	mi := &file_hizov1_hizo_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2377,7 +2522,7 @@ func (x *PutPolicyRequest) String() string {
 func (*PutPolicyRequest) ProtoMessage() {}
 
 func (x *PutPolicyRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_hizov1_hizo_proto_msgTypes[43]
+	mi := &file_hizov1_hizo_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2390,7 +2535,7 @@ func (x *PutPolicyRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutPolicyRequest.ProtoReflect.Descriptor instead.
 func (*PutPolicyRequest) Descriptor() ([]byte, []int) {
-	return file_hizov1_hizo_proto_rawDescGZIP(), []int{43}
+	return file_hizov1_hizo_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *PutPolicyRequest) GetName() string {
@@ -2420,7 +2565,7 @@ type Policy struct {
 
 func (x *Policy) Reset() {
 	*x = Policy{}
-	mi := &file_hizov1_hizo_proto_msgTypes[44]
+	mi := &file_hizov1_hizo_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2432,7 +2577,7 @@ func (x *Policy) String() string {
 func (*Policy) ProtoMessage() {}
 
 func (x *Policy) ProtoReflect() protoreflect.Message {
-	mi := &file_hizov1_hizo_proto_msgTypes[44]
+	mi := &file_hizov1_hizo_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2445,7 +2590,7 @@ func (x *Policy) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Policy.ProtoReflect.Descriptor instead.
 func (*Policy) Descriptor() ([]byte, []int) {
-	return file_hizov1_hizo_proto_rawDescGZIP(), []int{44}
+	return file_hizov1_hizo_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *Policy) GetName() string {
@@ -2491,7 +2636,7 @@ type ListPoliciesRequest struct {
 
 func (x *ListPoliciesRequest) Reset() {
 	*x = ListPoliciesRequest{}
-	mi := &file_hizov1_hizo_proto_msgTypes[45]
+	mi := &file_hizov1_hizo_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2503,7 +2648,7 @@ func (x *ListPoliciesRequest) String() string {
 func (*ListPoliciesRequest) ProtoMessage() {}
 
 func (x *ListPoliciesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_hizov1_hizo_proto_msgTypes[45]
+	mi := &file_hizov1_hizo_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2516,7 +2661,7 @@ func (x *ListPoliciesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListPoliciesRequest.ProtoReflect.Descriptor instead.
 func (*ListPoliciesRequest) Descriptor() ([]byte, []int) {
-	return file_hizov1_hizo_proto_rawDescGZIP(), []int{45}
+	return file_hizov1_hizo_proto_rawDescGZIP(), []int{47}
 }
 
 type ListPoliciesResponse struct {
@@ -2528,7 +2673,7 @@ type ListPoliciesResponse struct {
 
 func (x *ListPoliciesResponse) Reset() {
 	*x = ListPoliciesResponse{}
-	mi := &file_hizov1_hizo_proto_msgTypes[46]
+	mi := &file_hizov1_hizo_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2540,7 +2685,7 @@ func (x *ListPoliciesResponse) String() string {
 func (*ListPoliciesResponse) ProtoMessage() {}
 
 func (x *ListPoliciesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_hizov1_hizo_proto_msgTypes[46]
+	mi := &file_hizov1_hizo_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2553,7 +2698,7 @@ func (x *ListPoliciesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListPoliciesResponse.ProtoReflect.Descriptor instead.
 func (*ListPoliciesResponse) Descriptor() ([]byte, []int) {
-	return file_hizov1_hizo_proto_rawDescGZIP(), []int{46}
+	return file_hizov1_hizo_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *ListPoliciesResponse) GetPolicies() []*Policy {
@@ -2572,7 +2717,7 @@ type GetPolicyRequest struct {
 
 func (x *GetPolicyRequest) Reset() {
 	*x = GetPolicyRequest{}
-	mi := &file_hizov1_hizo_proto_msgTypes[47]
+	mi := &file_hizov1_hizo_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2584,7 +2729,7 @@ func (x *GetPolicyRequest) String() string {
 func (*GetPolicyRequest) ProtoMessage() {}
 
 func (x *GetPolicyRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_hizov1_hizo_proto_msgTypes[47]
+	mi := &file_hizov1_hizo_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2597,7 +2742,7 @@ func (x *GetPolicyRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetPolicyRequest.ProtoReflect.Descriptor instead.
 func (*GetPolicyRequest) Descriptor() ([]byte, []int) {
-	return file_hizov1_hizo_proto_rawDescGZIP(), []int{47}
+	return file_hizov1_hizo_proto_rawDescGZIP(), []int{49}
 }
 
 func (x *GetPolicyRequest) GetName() string {
@@ -2616,7 +2761,7 @@ type DeletePolicyRequest struct {
 
 func (x *DeletePolicyRequest) Reset() {
 	*x = DeletePolicyRequest{}
-	mi := &file_hizov1_hizo_proto_msgTypes[48]
+	mi := &file_hizov1_hizo_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2628,7 +2773,7 @@ func (x *DeletePolicyRequest) String() string {
 func (*DeletePolicyRequest) ProtoMessage() {}
 
 func (x *DeletePolicyRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_hizov1_hizo_proto_msgTypes[48]
+	mi := &file_hizov1_hizo_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2641,7 +2786,7 @@ func (x *DeletePolicyRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeletePolicyRequest.ProtoReflect.Descriptor instead.
 func (*DeletePolicyRequest) Descriptor() ([]byte, []int) {
-	return file_hizov1_hizo_proto_rawDescGZIP(), []int{48}
+	return file_hizov1_hizo_proto_rawDescGZIP(), []int{50}
 }
 
 func (x *DeletePolicyRequest) GetName() string {
@@ -2659,7 +2804,7 @@ type DeletePolicyResponse struct {
 
 func (x *DeletePolicyResponse) Reset() {
 	*x = DeletePolicyResponse{}
-	mi := &file_hizov1_hizo_proto_msgTypes[49]
+	mi := &file_hizov1_hizo_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2671,7 +2816,7 @@ func (x *DeletePolicyResponse) String() string {
 func (*DeletePolicyResponse) ProtoMessage() {}
 
 func (x *DeletePolicyResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_hizov1_hizo_proto_msgTypes[49]
+	mi := &file_hizov1_hizo_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2684,7 +2829,7 @@ func (x *DeletePolicyResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeletePolicyResponse.ProtoReflect.Descriptor instead.
 func (*DeletePolicyResponse) Descriptor() ([]byte, []int) {
-	return file_hizov1_hizo_proto_rawDescGZIP(), []int{49}
+	return file_hizov1_hizo_proto_rawDescGZIP(), []int{51}
 }
 
 type ExplainRequest struct {
@@ -2698,7 +2843,7 @@ type ExplainRequest struct {
 
 func (x *ExplainRequest) Reset() {
 	*x = ExplainRequest{}
-	mi := &file_hizov1_hizo_proto_msgTypes[50]
+	mi := &file_hizov1_hizo_proto_msgTypes[52]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2710,7 +2855,7 @@ func (x *ExplainRequest) String() string {
 func (*ExplainRequest) ProtoMessage() {}
 
 func (x *ExplainRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_hizov1_hizo_proto_msgTypes[50]
+	mi := &file_hizov1_hizo_proto_msgTypes[52]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2723,7 +2868,7 @@ func (x *ExplainRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExplainRequest.ProtoReflect.Descriptor instead.
 func (*ExplainRequest) Descriptor() ([]byte, []int) {
-	return file_hizov1_hizo_proto_rawDescGZIP(), []int{50}
+	return file_hizov1_hizo_proto_rawDescGZIP(), []int{52}
 }
 
 func (x *ExplainRequest) GetPrincipal() string {
@@ -2759,7 +2904,7 @@ type ExplainResponse struct {
 
 func (x *ExplainResponse) Reset() {
 	*x = ExplainResponse{}
-	mi := &file_hizov1_hizo_proto_msgTypes[51]
+	mi := &file_hizov1_hizo_proto_msgTypes[53]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2771,7 +2916,7 @@ func (x *ExplainResponse) String() string {
 func (*ExplainResponse) ProtoMessage() {}
 
 func (x *ExplainResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_hizov1_hizo_proto_msgTypes[51]
+	mi := &file_hizov1_hizo_proto_msgTypes[53]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2784,7 +2929,7 @@ func (x *ExplainResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExplainResponse.ProtoReflect.Descriptor instead.
 func (*ExplainResponse) Descriptor() ([]byte, []int) {
-	return file_hizov1_hizo_proto_rawDescGZIP(), []int{51}
+	return file_hizov1_hizo_proto_rawDescGZIP(), []int{53}
 }
 
 func (x *ExplainResponse) GetAllowed() bool {
@@ -2840,7 +2985,7 @@ type AuditRecord struct {
 
 func (x *AuditRecord) Reset() {
 	*x = AuditRecord{}
-	mi := &file_hizov1_hizo_proto_msgTypes[52]
+	mi := &file_hizov1_hizo_proto_msgTypes[54]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2852,7 +2997,7 @@ func (x *AuditRecord) String() string {
 func (*AuditRecord) ProtoMessage() {}
 
 func (x *AuditRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_hizov1_hizo_proto_msgTypes[52]
+	mi := &file_hizov1_hizo_proto_msgTypes[54]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2865,7 +3010,7 @@ func (x *AuditRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AuditRecord.ProtoReflect.Descriptor instead.
 func (*AuditRecord) Descriptor() ([]byte, []int) {
-	return file_hizov1_hizo_proto_rawDescGZIP(), []int{52}
+	return file_hizov1_hizo_proto_rawDescGZIP(), []int{54}
 }
 
 func (x *AuditRecord) GetSequence() uint64 {
@@ -2991,7 +3136,7 @@ type TailRequest struct {
 
 func (x *TailRequest) Reset() {
 	*x = TailRequest{}
-	mi := &file_hizov1_hizo_proto_msgTypes[53]
+	mi := &file_hizov1_hizo_proto_msgTypes[55]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3003,7 +3148,7 @@ func (x *TailRequest) String() string {
 func (*TailRequest) ProtoMessage() {}
 
 func (x *TailRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_hizov1_hizo_proto_msgTypes[53]
+	mi := &file_hizov1_hizo_proto_msgTypes[55]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3016,7 +3161,7 @@ func (x *TailRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TailRequest.ProtoReflect.Descriptor instead.
 func (*TailRequest) Descriptor() ([]byte, []int) {
-	return file_hizov1_hizo_proto_rawDescGZIP(), []int{53}
+	return file_hizov1_hizo_proto_rawDescGZIP(), []int{55}
 }
 
 func (x *TailRequest) GetFrom() uint64 {
@@ -3056,7 +3201,7 @@ type SearchRequest struct {
 
 func (x *SearchRequest) Reset() {
 	*x = SearchRequest{}
-	mi := &file_hizov1_hizo_proto_msgTypes[54]
+	mi := &file_hizov1_hizo_proto_msgTypes[56]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3068,7 +3213,7 @@ func (x *SearchRequest) String() string {
 func (*SearchRequest) ProtoMessage() {}
 
 func (x *SearchRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_hizov1_hizo_proto_msgTypes[54]
+	mi := &file_hizov1_hizo_proto_msgTypes[56]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3081,7 +3226,7 @@ func (x *SearchRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SearchRequest.ProtoReflect.Descriptor instead.
 func (*SearchRequest) Descriptor() ([]byte, []int) {
-	return file_hizov1_hizo_proto_rawDescGZIP(), []int{54}
+	return file_hizov1_hizo_proto_rawDescGZIP(), []int{56}
 }
 
 func (x *SearchRequest) GetPrincipal() string {
@@ -3150,7 +3295,7 @@ type SearchResponse struct {
 
 func (x *SearchResponse) Reset() {
 	*x = SearchResponse{}
-	mi := &file_hizov1_hizo_proto_msgTypes[55]
+	mi := &file_hizov1_hizo_proto_msgTypes[57]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3162,7 +3307,7 @@ func (x *SearchResponse) String() string {
 func (*SearchResponse) ProtoMessage() {}
 
 func (x *SearchResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_hizov1_hizo_proto_msgTypes[55]
+	mi := &file_hizov1_hizo_proto_msgTypes[57]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3175,7 +3320,7 @@ func (x *SearchResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SearchResponse.ProtoReflect.Descriptor instead.
 func (*SearchResponse) Descriptor() ([]byte, []int) {
-	return file_hizov1_hizo_proto_rawDescGZIP(), []int{55}
+	return file_hizov1_hizo_proto_rawDescGZIP(), []int{57}
 }
 
 func (x *SearchResponse) GetRecords() []*AuditRecord {
@@ -3202,7 +3347,7 @@ type ExportRequest struct {
 
 func (x *ExportRequest) Reset() {
 	*x = ExportRequest{}
-	mi := &file_hizov1_hizo_proto_msgTypes[56]
+	mi := &file_hizov1_hizo_proto_msgTypes[58]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3214,7 +3359,7 @@ func (x *ExportRequest) String() string {
 func (*ExportRequest) ProtoMessage() {}
 
 func (x *ExportRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_hizov1_hizo_proto_msgTypes[56]
+	mi := &file_hizov1_hizo_proto_msgTypes[58]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3227,7 +3372,7 @@ func (x *ExportRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExportRequest.ProtoReflect.Descriptor instead.
 func (*ExportRequest) Descriptor() ([]byte, []int) {
-	return file_hizov1_hizo_proto_rawDescGZIP(), []int{56}
+	return file_hizov1_hizo_proto_rawDescGZIP(), []int{58}
 }
 
 func (x *ExportRequest) GetFrom() uint64 {
@@ -3253,7 +3398,7 @@ type ExportChunk struct {
 
 func (x *ExportChunk) Reset() {
 	*x = ExportChunk{}
-	mi := &file_hizov1_hizo_proto_msgTypes[57]
+	mi := &file_hizov1_hizo_proto_msgTypes[59]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3265,7 +3410,7 @@ func (x *ExportChunk) String() string {
 func (*ExportChunk) ProtoMessage() {}
 
 func (x *ExportChunk) ProtoReflect() protoreflect.Message {
-	mi := &file_hizov1_hizo_proto_msgTypes[57]
+	mi := &file_hizov1_hizo_proto_msgTypes[59]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3278,7 +3423,7 @@ func (x *ExportChunk) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExportChunk.ProtoReflect.Descriptor instead.
 func (*ExportChunk) Descriptor() ([]byte, []int) {
-	return file_hizov1_hizo_proto_rawDescGZIP(), []int{57}
+	return file_hizov1_hizo_proto_rawDescGZIP(), []int{59}
 }
 
 func (x *ExportChunk) GetData() []byte {
@@ -3297,7 +3442,7 @@ type ProveRequest struct {
 
 func (x *ProveRequest) Reset() {
 	*x = ProveRequest{}
-	mi := &file_hizov1_hizo_proto_msgTypes[58]
+	mi := &file_hizov1_hizo_proto_msgTypes[60]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3309,7 +3454,7 @@ func (x *ProveRequest) String() string {
 func (*ProveRequest) ProtoMessage() {}
 
 func (x *ProveRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_hizov1_hizo_proto_msgTypes[58]
+	mi := &file_hizov1_hizo_proto_msgTypes[60]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3322,7 +3467,7 @@ func (x *ProveRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProveRequest.ProtoReflect.Descriptor instead.
 func (*ProveRequest) Descriptor() ([]byte, []int) {
-	return file_hizov1_hizo_proto_rawDescGZIP(), []int{58}
+	return file_hizov1_hizo_proto_rawDescGZIP(), []int{60}
 }
 
 func (x *ProveRequest) GetSequence() uint64 {
@@ -3344,7 +3489,7 @@ type ProveResponse struct {
 
 func (x *ProveResponse) Reset() {
 	*x = ProveResponse{}
-	mi := &file_hizov1_hizo_proto_msgTypes[59]
+	mi := &file_hizov1_hizo_proto_msgTypes[61]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3356,7 +3501,7 @@ func (x *ProveResponse) String() string {
 func (*ProveResponse) ProtoMessage() {}
 
 func (x *ProveResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_hizov1_hizo_proto_msgTypes[59]
+	mi := &file_hizov1_hizo_proto_msgTypes[61]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3369,7 +3514,7 @@ func (x *ProveResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProveResponse.ProtoReflect.Descriptor instead.
 func (*ProveResponse) Descriptor() ([]byte, []int) {
-	return file_hizov1_hizo_proto_rawDescGZIP(), []int{59}
+	return file_hizov1_hizo_proto_rawDescGZIP(), []int{61}
 }
 
 func (x *ProveResponse) GetRecord() *AuditRecord {
@@ -3408,7 +3553,7 @@ type CheckpointRequest struct {
 
 func (x *CheckpointRequest) Reset() {
 	*x = CheckpointRequest{}
-	mi := &file_hizov1_hizo_proto_msgTypes[60]
+	mi := &file_hizov1_hizo_proto_msgTypes[62]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3420,7 +3565,7 @@ func (x *CheckpointRequest) String() string {
 func (*CheckpointRequest) ProtoMessage() {}
 
 func (x *CheckpointRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_hizov1_hizo_proto_msgTypes[60]
+	mi := &file_hizov1_hizo_proto_msgTypes[62]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3433,7 +3578,7 @@ func (x *CheckpointRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CheckpointRequest.ProtoReflect.Descriptor instead.
 func (*CheckpointRequest) Descriptor() ([]byte, []int) {
-	return file_hizov1_hizo_proto_rawDescGZIP(), []int{60}
+	return file_hizov1_hizo_proto_rawDescGZIP(), []int{62}
 }
 
 type CheckpointResponse struct {
@@ -3447,7 +3592,7 @@ type CheckpointResponse struct {
 
 func (x *CheckpointResponse) Reset() {
 	*x = CheckpointResponse{}
-	mi := &file_hizov1_hizo_proto_msgTypes[61]
+	mi := &file_hizov1_hizo_proto_msgTypes[63]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3459,7 +3604,7 @@ func (x *CheckpointResponse) String() string {
 func (*CheckpointResponse) ProtoMessage() {}
 
 func (x *CheckpointResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_hizov1_hizo_proto_msgTypes[61]
+	mi := &file_hizov1_hizo_proto_msgTypes[63]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3472,7 +3617,7 @@ func (x *CheckpointResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CheckpointResponse.ProtoReflect.Descriptor instead.
 func (*CheckpointResponse) Descriptor() ([]byte, []int) {
-	return file_hizov1_hizo_proto_rawDescGZIP(), []int{61}
+	return file_hizov1_hizo_proto_rawDescGZIP(), []int{63}
 }
 
 func (x *CheckpointResponse) GetCheckpoint() string {
@@ -3509,7 +3654,7 @@ type InitRequest struct {
 
 func (x *InitRequest) Reset() {
 	*x = InitRequest{}
-	mi := &file_hizov1_hizo_proto_msgTypes[62]
+	mi := &file_hizov1_hizo_proto_msgTypes[64]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3521,7 +3666,7 @@ func (x *InitRequest) String() string {
 func (*InitRequest) ProtoMessage() {}
 
 func (x *InitRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_hizov1_hizo_proto_msgTypes[62]
+	mi := &file_hizov1_hizo_proto_msgTypes[64]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3534,7 +3679,7 @@ func (x *InitRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InitRequest.ProtoReflect.Descriptor instead.
 func (*InitRequest) Descriptor() ([]byte, []int) {
-	return file_hizov1_hizo_proto_rawDescGZIP(), []int{62}
+	return file_hizov1_hizo_proto_rawDescGZIP(), []int{64}
 }
 
 func (x *InitRequest) GetBootstrapToken() string {
@@ -3586,7 +3731,7 @@ type InitResponse struct {
 
 func (x *InitResponse) Reset() {
 	*x = InitResponse{}
-	mi := &file_hizov1_hizo_proto_msgTypes[63]
+	mi := &file_hizov1_hizo_proto_msgTypes[65]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3598,7 +3743,7 @@ func (x *InitResponse) String() string {
 func (*InitResponse) ProtoMessage() {}
 
 func (x *InitResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_hizov1_hizo_proto_msgTypes[63]
+	mi := &file_hizov1_hizo_proto_msgTypes[65]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3611,7 +3756,7 @@ func (x *InitResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InitResponse.ProtoReflect.Descriptor instead.
 func (*InitResponse) Descriptor() ([]byte, []int) {
-	return file_hizov1_hizo_proto_rawDescGZIP(), []int{63}
+	return file_hizov1_hizo_proto_rawDescGZIP(), []int{65}
 }
 
 func (x *InitResponse) GetClusterId() string {
@@ -3664,7 +3809,7 @@ type StatusRequest struct {
 
 func (x *StatusRequest) Reset() {
 	*x = StatusRequest{}
-	mi := &file_hizov1_hizo_proto_msgTypes[64]
+	mi := &file_hizov1_hizo_proto_msgTypes[66]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3676,7 +3821,7 @@ func (x *StatusRequest) String() string {
 func (*StatusRequest) ProtoMessage() {}
 
 func (x *StatusRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_hizov1_hizo_proto_msgTypes[64]
+	mi := &file_hizov1_hizo_proto_msgTypes[66]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3689,7 +3834,7 @@ func (x *StatusRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatusRequest.ProtoReflect.Descriptor instead.
 func (*StatusRequest) Descriptor() ([]byte, []int) {
-	return file_hizov1_hizo_proto_rawDescGZIP(), []int{64}
+	return file_hizov1_hizo_proto_rawDescGZIP(), []int{66}
 }
 
 type StatusResponse struct {
@@ -3719,7 +3864,7 @@ type StatusResponse struct {
 
 func (x *StatusResponse) Reset() {
 	*x = StatusResponse{}
-	mi := &file_hizov1_hizo_proto_msgTypes[65]
+	mi := &file_hizov1_hizo_proto_msgTypes[67]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3731,7 +3876,7 @@ func (x *StatusResponse) String() string {
 func (*StatusResponse) ProtoMessage() {}
 
 func (x *StatusResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_hizov1_hizo_proto_msgTypes[65]
+	mi := &file_hizov1_hizo_proto_msgTypes[67]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3744,7 +3889,7 @@ func (x *StatusResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatusResponse.ProtoReflect.Descriptor instead.
 func (*StatusResponse) Descriptor() ([]byte, []int) {
-	return file_hizov1_hizo_proto_rawDescGZIP(), []int{65}
+	return file_hizov1_hizo_proto_rawDescGZIP(), []int{67}
 }
 
 func (x *StatusResponse) GetNodeId() string {
@@ -3888,7 +4033,7 @@ type MembersRequest struct {
 
 func (x *MembersRequest) Reset() {
 	*x = MembersRequest{}
-	mi := &file_hizov1_hizo_proto_msgTypes[66]
+	mi := &file_hizov1_hizo_proto_msgTypes[68]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3900,7 +4045,7 @@ func (x *MembersRequest) String() string {
 func (*MembersRequest) ProtoMessage() {}
 
 func (x *MembersRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_hizov1_hizo_proto_msgTypes[66]
+	mi := &file_hizov1_hizo_proto_msgTypes[68]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3913,7 +4058,7 @@ func (x *MembersRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MembersRequest.ProtoReflect.Descriptor instead.
 func (*MembersRequest) Descriptor() ([]byte, []int) {
-	return file_hizov1_hizo_proto_rawDescGZIP(), []int{66}
+	return file_hizov1_hizo_proto_rawDescGZIP(), []int{68}
 }
 
 type MembersResponse struct {
@@ -3925,7 +4070,7 @@ type MembersResponse struct {
 
 func (x *MembersResponse) Reset() {
 	*x = MembersResponse{}
-	mi := &file_hizov1_hizo_proto_msgTypes[67]
+	mi := &file_hizov1_hizo_proto_msgTypes[69]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3937,7 +4082,7 @@ func (x *MembersResponse) String() string {
 func (*MembersResponse) ProtoMessage() {}
 
 func (x *MembersResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_hizov1_hizo_proto_msgTypes[67]
+	mi := &file_hizov1_hizo_proto_msgTypes[69]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3950,7 +4095,7 @@ func (x *MembersResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MembersResponse.ProtoReflect.Descriptor instead.
 func (*MembersResponse) Descriptor() ([]byte, []int) {
-	return file_hizov1_hizo_proto_rawDescGZIP(), []int{67}
+	return file_hizov1_hizo_proto_rawDescGZIP(), []int{69}
 }
 
 func (x *MembersResponse) GetMembers() []*Member {
@@ -3978,7 +4123,7 @@ type Member struct {
 
 func (x *Member) Reset() {
 	*x = Member{}
-	mi := &file_hizov1_hizo_proto_msgTypes[68]
+	mi := &file_hizov1_hizo_proto_msgTypes[70]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3990,7 +4135,7 @@ func (x *Member) String() string {
 func (*Member) ProtoMessage() {}
 
 func (x *Member) ProtoReflect() protoreflect.Message {
-	mi := &file_hizov1_hizo_proto_msgTypes[68]
+	mi := &file_hizov1_hizo_proto_msgTypes[70]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4003,7 +4148,7 @@ func (x *Member) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Member.ProtoReflect.Descriptor instead.
 func (*Member) Descriptor() ([]byte, []int) {
-	return file_hizov1_hizo_proto_rawDescGZIP(), []int{68}
+	return file_hizov1_hizo_proto_rawDescGZIP(), []int{70}
 }
 
 func (x *Member) GetId() string {
@@ -4085,7 +4230,7 @@ type UnsealRequest struct {
 
 func (x *UnsealRequest) Reset() {
 	*x = UnsealRequest{}
-	mi := &file_hizov1_hizo_proto_msgTypes[69]
+	mi := &file_hizov1_hizo_proto_msgTypes[71]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4097,7 +4242,7 @@ func (x *UnsealRequest) String() string {
 func (*UnsealRequest) ProtoMessage() {}
 
 func (x *UnsealRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_hizov1_hizo_proto_msgTypes[69]
+	mi := &file_hizov1_hizo_proto_msgTypes[71]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4110,7 +4255,7 @@ func (x *UnsealRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UnsealRequest.ProtoReflect.Descriptor instead.
 func (*UnsealRequest) Descriptor() ([]byte, []int) {
-	return file_hizov1_hizo_proto_rawDescGZIP(), []int{69}
+	return file_hizov1_hizo_proto_rawDescGZIP(), []int{71}
 }
 
 func (x *UnsealRequest) GetShare() string {
@@ -4131,7 +4276,7 @@ type UnsealResponse struct {
 
 func (x *UnsealResponse) Reset() {
 	*x = UnsealResponse{}
-	mi := &file_hizov1_hizo_proto_msgTypes[70]
+	mi := &file_hizov1_hizo_proto_msgTypes[72]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4143,7 +4288,7 @@ func (x *UnsealResponse) String() string {
 func (*UnsealResponse) ProtoMessage() {}
 
 func (x *UnsealResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_hizov1_hizo_proto_msgTypes[70]
+	mi := &file_hizov1_hizo_proto_msgTypes[72]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4156,7 +4301,7 @@ func (x *UnsealResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UnsealResponse.ProtoReflect.Descriptor instead.
 func (*UnsealResponse) Descriptor() ([]byte, []int) {
-	return file_hizov1_hizo_proto_rawDescGZIP(), []int{70}
+	return file_hizov1_hizo_proto_rawDescGZIP(), []int{72}
 }
 
 func (x *UnsealResponse) GetSealed() bool {
@@ -4188,7 +4333,7 @@ type SealRequest struct {
 
 func (x *SealRequest) Reset() {
 	*x = SealRequest{}
-	mi := &file_hizov1_hizo_proto_msgTypes[71]
+	mi := &file_hizov1_hizo_proto_msgTypes[73]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4200,7 +4345,7 @@ func (x *SealRequest) String() string {
 func (*SealRequest) ProtoMessage() {}
 
 func (x *SealRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_hizov1_hizo_proto_msgTypes[71]
+	mi := &file_hizov1_hizo_proto_msgTypes[73]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4213,7 +4358,7 @@ func (x *SealRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SealRequest.ProtoReflect.Descriptor instead.
 func (*SealRequest) Descriptor() ([]byte, []int) {
-	return file_hizov1_hizo_proto_rawDescGZIP(), []int{71}
+	return file_hizov1_hizo_proto_rawDescGZIP(), []int{73}
 }
 
 type SealResponse struct {
@@ -4224,7 +4369,7 @@ type SealResponse struct {
 
 func (x *SealResponse) Reset() {
 	*x = SealResponse{}
-	mi := &file_hizov1_hizo_proto_msgTypes[72]
+	mi := &file_hizov1_hizo_proto_msgTypes[74]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4236,7 +4381,7 @@ func (x *SealResponse) String() string {
 func (*SealResponse) ProtoMessage() {}
 
 func (x *SealResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_hizov1_hizo_proto_msgTypes[72]
+	mi := &file_hizov1_hizo_proto_msgTypes[74]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4249,7 +4394,7 @@ func (x *SealResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SealResponse.ProtoReflect.Descriptor instead.
 func (*SealResponse) Descriptor() ([]byte, []int) {
-	return file_hizov1_hizo_proto_rawDescGZIP(), []int{72}
+	return file_hizov1_hizo_proto_rawDescGZIP(), []int{74}
 }
 
 type JoinTokenRequest struct {
@@ -4263,7 +4408,7 @@ type JoinTokenRequest struct {
 
 func (x *JoinTokenRequest) Reset() {
 	*x = JoinTokenRequest{}
-	mi := &file_hizov1_hizo_proto_msgTypes[73]
+	mi := &file_hizov1_hizo_proto_msgTypes[75]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4275,7 +4420,7 @@ func (x *JoinTokenRequest) String() string {
 func (*JoinTokenRequest) ProtoMessage() {}
 
 func (x *JoinTokenRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_hizov1_hizo_proto_msgTypes[73]
+	mi := &file_hizov1_hizo_proto_msgTypes[75]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4288,7 +4433,7 @@ func (x *JoinTokenRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use JoinTokenRequest.ProtoReflect.Descriptor instead.
 func (*JoinTokenRequest) Descriptor() ([]byte, []int) {
-	return file_hizov1_hizo_proto_rawDescGZIP(), []int{73}
+	return file_hizov1_hizo_proto_rawDescGZIP(), []int{75}
 }
 
 func (x *JoinTokenRequest) GetNode() string {
@@ -4322,7 +4467,7 @@ type JoinTokenResponse struct {
 
 func (x *JoinTokenResponse) Reset() {
 	*x = JoinTokenResponse{}
-	mi := &file_hizov1_hizo_proto_msgTypes[74]
+	mi := &file_hizov1_hizo_proto_msgTypes[76]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4334,7 +4479,7 @@ func (x *JoinTokenResponse) String() string {
 func (*JoinTokenResponse) ProtoMessage() {}
 
 func (x *JoinTokenResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_hizov1_hizo_proto_msgTypes[74]
+	mi := &file_hizov1_hizo_proto_msgTypes[76]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4347,7 +4492,7 @@ func (x *JoinTokenResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use JoinTokenResponse.ProtoReflect.Descriptor instead.
 func (*JoinTokenResponse) Descriptor() ([]byte, []int) {
-	return file_hizov1_hizo_proto_rawDescGZIP(), []int{74}
+	return file_hizov1_hizo_proto_rawDescGZIP(), []int{76}
 }
 
 func (x *JoinTokenResponse) GetToken() string {
@@ -4374,7 +4519,7 @@ type ApproveRequest struct {
 
 func (x *ApproveRequest) Reset() {
 	*x = ApproveRequest{}
-	mi := &file_hizov1_hizo_proto_msgTypes[75]
+	mi := &file_hizov1_hizo_proto_msgTypes[77]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4386,7 +4531,7 @@ func (x *ApproveRequest) String() string {
 func (*ApproveRequest) ProtoMessage() {}
 
 func (x *ApproveRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_hizov1_hizo_proto_msgTypes[75]
+	mi := &file_hizov1_hizo_proto_msgTypes[77]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4399,7 +4544,7 @@ func (x *ApproveRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ApproveRequest.ProtoReflect.Descriptor instead.
 func (*ApproveRequest) Descriptor() ([]byte, []int) {
-	return file_hizov1_hizo_proto_rawDescGZIP(), []int{75}
+	return file_hizov1_hizo_proto_rawDescGZIP(), []int{77}
 }
 
 func (x *ApproveRequest) GetNode() string {
@@ -4426,7 +4571,7 @@ type QuarantineRequest struct {
 
 func (x *QuarantineRequest) Reset() {
 	*x = QuarantineRequest{}
-	mi := &file_hizov1_hizo_proto_msgTypes[76]
+	mi := &file_hizov1_hizo_proto_msgTypes[78]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4438,7 +4583,7 @@ func (x *QuarantineRequest) String() string {
 func (*QuarantineRequest) ProtoMessage() {}
 
 func (x *QuarantineRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_hizov1_hizo_proto_msgTypes[76]
+	mi := &file_hizov1_hizo_proto_msgTypes[78]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4451,7 +4596,7 @@ func (x *QuarantineRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use QuarantineRequest.ProtoReflect.Descriptor instead.
 func (*QuarantineRequest) Descriptor() ([]byte, []int) {
-	return file_hizov1_hizo_proto_rawDescGZIP(), []int{76}
+	return file_hizov1_hizo_proto_rawDescGZIP(), []int{78}
 }
 
 func (x *QuarantineRequest) GetNode() string {
@@ -4477,7 +4622,7 @@ type RemoveRequest struct {
 
 func (x *RemoveRequest) Reset() {
 	*x = RemoveRequest{}
-	mi := &file_hizov1_hizo_proto_msgTypes[77]
+	mi := &file_hizov1_hizo_proto_msgTypes[79]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4489,7 +4634,7 @@ func (x *RemoveRequest) String() string {
 func (*RemoveRequest) ProtoMessage() {}
 
 func (x *RemoveRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_hizov1_hizo_proto_msgTypes[77]
+	mi := &file_hizov1_hizo_proto_msgTypes[79]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4502,7 +4647,7 @@ func (x *RemoveRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveRequest.ProtoReflect.Descriptor instead.
 func (*RemoveRequest) Descriptor() ([]byte, []int) {
-	return file_hizov1_hizo_proto_rawDescGZIP(), []int{77}
+	return file_hizov1_hizo_proto_rawDescGZIP(), []int{79}
 }
 
 func (x *RemoveRequest) GetNode() string {
@@ -4520,7 +4665,7 @@ type RemoveResponse struct {
 
 func (x *RemoveResponse) Reset() {
 	*x = RemoveResponse{}
-	mi := &file_hizov1_hizo_proto_msgTypes[78]
+	mi := &file_hizov1_hizo_proto_msgTypes[80]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4532,7 +4677,7 @@ func (x *RemoveResponse) String() string {
 func (*RemoveResponse) ProtoMessage() {}
 
 func (x *RemoveResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_hizov1_hizo_proto_msgTypes[78]
+	mi := &file_hizov1_hizo_proto_msgTypes[80]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4545,7 +4690,7 @@ func (x *RemoveResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveResponse.ProtoReflect.Descriptor instead.
 func (*RemoveResponse) Descriptor() ([]byte, []int) {
-	return file_hizov1_hizo_proto_rawDescGZIP(), []int{78}
+	return file_hizov1_hizo_proto_rawDescGZIP(), []int{80}
 }
 
 type InjectRequest_Ref struct {
@@ -4560,7 +4705,7 @@ type InjectRequest_Ref struct {
 
 func (x *InjectRequest_Ref) Reset() {
 	*x = InjectRequest_Ref{}
-	mi := &file_hizov1_hizo_proto_msgTypes[81]
+	mi := &file_hizov1_hizo_proto_msgTypes[84]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4572,7 +4717,7 @@ func (x *InjectRequest_Ref) String() string {
 func (*InjectRequest_Ref) ProtoMessage() {}
 
 func (x *InjectRequest_Ref) ProtoReflect() protoreflect.Message {
-	mi := &file_hizov1_hizo_proto_msgTypes[81]
+	mi := &file_hizov1_hizo_proto_msgTypes[84]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4585,7 +4730,7 @@ func (x *InjectRequest_Ref) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InjectRequest_Ref.ProtoReflect.Descriptor instead.
 func (*InjectRequest_Ref) Descriptor() ([]byte, []int) {
-	return file_hizov1_hizo_proto_rawDescGZIP(), []int{18, 0}
+	return file_hizov1_hizo_proto_rawDescGZIP(), []int{20, 0}
 }
 
 func (x *InjectRequest_Ref) GetVault() string {
@@ -4626,7 +4771,7 @@ type InjectRequest_Sealed struct {
 
 func (x *InjectRequest_Sealed) Reset() {
 	*x = InjectRequest_Sealed{}
-	mi := &file_hizov1_hizo_proto_msgTypes[82]
+	mi := &file_hizov1_hizo_proto_msgTypes[85]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4638,7 +4783,7 @@ func (x *InjectRequest_Sealed) String() string {
 func (*InjectRequest_Sealed) ProtoMessage() {}
 
 func (x *InjectRequest_Sealed) ProtoReflect() protoreflect.Message {
-	mi := &file_hizov1_hizo_proto_msgTypes[82]
+	mi := &file_hizov1_hizo_proto_msgTypes[85]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4651,7 +4796,7 @@ func (x *InjectRequest_Sealed) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InjectRequest_Sealed.ProtoReflect.Descriptor instead.
 func (*InjectRequest_Sealed) Descriptor() ([]byte, []int) {
-	return file_hizov1_hizo_proto_rawDescGZIP(), []int{18, 1}
+	return file_hizov1_hizo_proto_rawDescGZIP(), []int{20, 1}
 }
 
 func (x *InjectRequest_Sealed) GetName() string {
@@ -4679,7 +4824,7 @@ type InjectResponse_Value struct {
 
 func (x *InjectResponse_Value) Reset() {
 	*x = InjectResponse_Value{}
-	mi := &file_hizov1_hizo_proto_msgTypes[83]
+	mi := &file_hizov1_hizo_proto_msgTypes[86]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4691,7 +4836,7 @@ func (x *InjectResponse_Value) String() string {
 func (*InjectResponse_Value) ProtoMessage() {}
 
 func (x *InjectResponse_Value) ProtoReflect() protoreflect.Message {
-	mi := &file_hizov1_hizo_proto_msgTypes[83]
+	mi := &file_hizov1_hizo_proto_msgTypes[86]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4704,7 +4849,7 @@ func (x *InjectResponse_Value) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InjectResponse_Value.ProtoReflect.Descriptor instead.
 func (*InjectResponse_Value) Descriptor() ([]byte, []int) {
-	return file_hizov1_hizo_proto_rawDescGZIP(), []int{19, 0}
+	return file_hizov1_hizo_proto_rawDescGZIP(), []int{21, 0}
 }
 
 func (x *InjectResponse_Value) GetVersion() uint32 {
@@ -4743,7 +4888,7 @@ type InjectResponse_Variable struct {
 
 func (x *InjectResponse_Variable) Reset() {
 	*x = InjectResponse_Variable{}
-	mi := &file_hizov1_hizo_proto_msgTypes[84]
+	mi := &file_hizov1_hizo_proto_msgTypes[87]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4755,7 +4900,7 @@ func (x *InjectResponse_Variable) String() string {
 func (*InjectResponse_Variable) ProtoMessage() {}
 
 func (x *InjectResponse_Variable) ProtoReflect() protoreflect.Message {
-	mi := &file_hizov1_hizo_proto_msgTypes[84]
+	mi := &file_hizov1_hizo_proto_msgTypes[87]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4768,7 +4913,7 @@ func (x *InjectResponse_Variable) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InjectResponse_Variable.ProtoReflect.Descriptor instead.
 func (*InjectResponse_Variable) Descriptor() ([]byte, []int) {
-	return file_hizov1_hizo_proto_rawDescGZIP(), []int{19, 1}
+	return file_hizov1_hizo_proto_rawDescGZIP(), []int{21, 1}
 }
 
 func (x *InjectResponse_Variable) GetName() string {
@@ -4817,7 +4962,7 @@ type ListSecretsResponse_Item struct {
 
 func (x *ListSecretsResponse_Item) Reset() {
 	*x = ListSecretsResponse_Item{}
-	mi := &file_hizov1_hizo_proto_msgTypes[85]
+	mi := &file_hizov1_hizo_proto_msgTypes[88]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4829,7 +4974,7 @@ func (x *ListSecretsResponse_Item) String() string {
 func (*ListSecretsResponse_Item) ProtoMessage() {}
 
 func (x *ListSecretsResponse_Item) ProtoReflect() protoreflect.Message {
-	mi := &file_hizov1_hizo_proto_msgTypes[85]
+	mi := &file_hizov1_hizo_proto_msgTypes[88]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4842,7 +4987,7 @@ func (x *ListSecretsResponse_Item) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListSecretsResponse_Item.ProtoReflect.Descriptor instead.
 func (*ListSecretsResponse_Item) Descriptor() ([]byte, []int) {
-	return file_hizov1_hizo_proto_rawDescGZIP(), []int{21, 0}
+	return file_hizov1_hizo_proto_rawDescGZIP(), []int{23, 0}
 }
 
 func (x *ListSecretsResponse_Item) GetPath() string {
@@ -4879,7 +5024,7 @@ type VersionsResponse_Item struct {
 
 func (x *VersionsResponse_Item) Reset() {
 	*x = VersionsResponse_Item{}
-	mi := &file_hizov1_hizo_proto_msgTypes[86]
+	mi := &file_hizov1_hizo_proto_msgTypes[89]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4891,7 +5036,7 @@ func (x *VersionsResponse_Item) String() string {
 func (*VersionsResponse_Item) ProtoMessage() {}
 
 func (x *VersionsResponse_Item) ProtoReflect() protoreflect.Message {
-	mi := &file_hizov1_hizo_proto_msgTypes[86]
+	mi := &file_hizov1_hizo_proto_msgTypes[89]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4904,7 +5049,7 @@ func (x *VersionsResponse_Item) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VersionsResponse_Item.ProtoReflect.Descriptor instead.
 func (*VersionsResponse_Item) Descriptor() ([]byte, []int) {
-	return file_hizov1_hizo_proto_rawDescGZIP(), []int{23, 0}
+	return file_hizov1_hizo_proto_rawDescGZIP(), []int{25, 0}
 }
 
 func (x *VersionsResponse_Item) GetVersion() uint32 {
@@ -4954,7 +5099,7 @@ type ListRolesResponse_Binding struct {
 
 func (x *ListRolesResponse_Binding) Reset() {
 	*x = ListRolesResponse_Binding{}
-	mi := &file_hizov1_hizo_proto_msgTypes[87]
+	mi := &file_hizov1_hizo_proto_msgTypes[90]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4966,7 +5111,7 @@ func (x *ListRolesResponse_Binding) String() string {
 func (*ListRolesResponse_Binding) ProtoMessage() {}
 
 func (x *ListRolesResponse_Binding) ProtoReflect() protoreflect.Message {
-	mi := &file_hizov1_hizo_proto_msgTypes[87]
+	mi := &file_hizov1_hizo_proto_msgTypes[90]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4979,7 +5124,7 @@ func (x *ListRolesResponse_Binding) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListRolesResponse_Binding.ProtoReflect.Descriptor instead.
 func (*ListRolesResponse_Binding) Descriptor() ([]byte, []int) {
-	return file_hizov1_hizo_proto_rawDescGZIP(), []int{35, 0}
+	return file_hizov1_hizo_proto_rawDescGZIP(), []int{37, 0}
 }
 
 func (x *ListRolesResponse_Binding) GetRole() string {
@@ -5029,6 +5174,17 @@ const file_hizov1_hizo_proto_rawDesc = "" +
 	"ttlSeconds\":\n" +
 	"\x17LoginCertificateRequest\x12\x1f\n" +
 	"\vttl_seconds\x18\x01 \x01(\x03R\n" +
+	"ttlSeconds\"\x85\x01\n" +
+	"\x11LoginTokenRequest\x12\x14\n" +
+	"\x05token\x18\x01 \x01(\tR\x05token\x12\x1a\n" +
+	"\bworkload\x18\x02 \x01(\tR\bworkload\x12\x1d\n" +
+	"\n" +
+	"client_key\x18\x03 \x01(\fR\tclientKey\x12\x1f\n" +
+	"\vttl_seconds\x18\x04 \x01(\x03R\n" +
+	"ttlSeconds\"Q\n" +
+	"\x12LoginSPIFFERequest\x12\x1a\n" +
+	"\bworkload\x18\x01 \x01(\tR\bworkload\x12\x1f\n" +
+	"\vttl_seconds\x18\x02 \x01(\x03R\n" +
 	"ttlSeconds\"q\n" +
 	"\fEnrolRequest\x12\x12\n" +
 	"\x04code\x18\x01 \x01(\tR\x04code\x12\x12\n" +
@@ -5048,7 +5204,7 @@ const file_hizov1_hizo_proto_rawDesc = "" +
 	"\fRenewRequest\x12\x1f\n" +
 	"\vttl_seconds\x18\x01 \x01(\x03R\n" +
 	"ttlSeconds\"\x0f\n" +
-	"\rWhoAmIRequest\"\xc8\x01\n" +
+	"\rWhoAmIRequest\"\xf2\x02\n" +
 	"\x0eWhoAmIResponse\x12\x1c\n" +
 	"\tprincipal\x18\x01 \x01(\tR\tprincipal\x12\x14\n" +
 	"\x05roles\x18\x02 \x03(\tR\x05roles\x12\x16\n" +
@@ -5056,7 +5212,13 @@ const file_hizov1_hizo_proto_rawDesc = "" +
 	"\fexpires_unix\x18\x04 \x01(\x03R\vexpiresUnix\x12(\n" +
 	"\x10max_expires_unix\x18\x05 \x01(\x03R\x0emaxExpiresUnix\x12\x1d\n" +
 	"\n" +
-	"cluster_id\x18\x06 \x01(\tR\tclusterId\"(\n" +
+	"cluster_id\x18\x06 \x01(\tR\tclusterId\x12\x16\n" +
+	"\x06issuer\x18\a \x01(\tR\x06issuer\x12\x18\n" +
+	"\abinding\x18\b \x01(\tR\abinding\x12;\n" +
+	"\x06claims\x18\t \x03(\v2#.hizo.v1.WhoAmIResponse.ClaimsEntryR\x06claims\x1a9\n" +
+	"\vClaimsEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"(\n" +
 	"\x12CreateVaultRequest\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\"e\n" +
 	"\x05Vault\x12\x12\n" +
@@ -5378,11 +5540,14 @@ const file_hizov1_hizo_proto_rawDesc = "" +
 	"\x04lift\x18\x02 \x01(\bR\x04lift\"#\n" +
 	"\rRemoveRequest\x12\x12\n" +
 	"\x04node\x18\x01 \x01(\tR\x04node\"\x10\n" +
-	"\x0eRemoveResponse2\xc1\x03\n" +
+	"\x0eRemoveResponse2\xc7\x04\n" +
 	"\vAuthService\x126\n" +
 	"\x05Login\x12\x15.hizo.v1.LoginRequest\x1a\x16.hizo.v1.LoginResponse\x12F\n" +
 	"\rLoginWorkload\x12\x1d.hizo.v1.LoginWorkloadRequest\x1a\x16.hizo.v1.LoginResponse\x12L\n" +
-	"\x10LoginCertificate\x12 .hizo.v1.LoginCertificateRequest\x1a\x16.hizo.v1.LoginResponse\x126\n" +
+	"\x10LoginCertificate\x12 .hizo.v1.LoginCertificateRequest\x1a\x16.hizo.v1.LoginResponse\x12@\n" +
+	"\n" +
+	"LoginToken\x12\x1a.hizo.v1.LoginTokenRequest\x1a\x16.hizo.v1.LoginResponse\x12B\n" +
+	"\vLoginSPIFFE\x12\x1b.hizo.v1.LoginSPIFFERequest\x1a\x16.hizo.v1.LoginResponse\x126\n" +
 	"\x05Enrol\x12\x15.hizo.v1.EnrolRequest\x1a\x16.hizo.v1.LoginResponse\x129\n" +
 	"\x06Logout\x12\x16.hizo.v1.LogoutRequest\x1a\x17.hizo.v1.LogoutResponse\x126\n" +
 	"\x05Renew\x12\x15.hizo.v1.RenewRequest\x1a\x16.hizo.v1.LoginResponse\x129\n" +
@@ -5452,218 +5617,226 @@ func file_hizov1_hizo_proto_rawDescGZIP() []byte {
 	return file_hizov1_hizo_proto_rawDescData
 }
 
-var file_hizov1_hizo_proto_msgTypes = make([]protoimpl.MessageInfo, 89)
+var file_hizov1_hizo_proto_msgTypes = make([]protoimpl.MessageInfo, 92)
 var file_hizov1_hizo_proto_goTypes = []any{
 	(*LoginRequest)(nil),              // 0: hizo.v1.LoginRequest
 	(*LoginWorkloadRequest)(nil),      // 1: hizo.v1.LoginWorkloadRequest
 	(*LoginCertificateRequest)(nil),   // 2: hizo.v1.LoginCertificateRequest
-	(*EnrolRequest)(nil),              // 3: hizo.v1.EnrolRequest
-	(*LoginResponse)(nil),             // 4: hizo.v1.LoginResponse
-	(*LogoutRequest)(nil),             // 5: hizo.v1.LogoutRequest
-	(*LogoutResponse)(nil),            // 6: hizo.v1.LogoutResponse
-	(*RenewRequest)(nil),              // 7: hizo.v1.RenewRequest
-	(*WhoAmIRequest)(nil),             // 8: hizo.v1.WhoAmIRequest
-	(*WhoAmIResponse)(nil),            // 9: hizo.v1.WhoAmIResponse
-	(*CreateVaultRequest)(nil),        // 10: hizo.v1.CreateVaultRequest
-	(*Vault)(nil),                     // 11: hizo.v1.Vault
-	(*ListVaultsRequest)(nil),         // 12: hizo.v1.ListVaultsRequest
-	(*ListVaultsResponse)(nil),        // 13: hizo.v1.ListVaultsResponse
-	(*PutRequest)(nil),                // 14: hizo.v1.PutRequest
-	(*PutResponse)(nil),               // 15: hizo.v1.PutResponse
-	(*RevealRequest)(nil),             // 16: hizo.v1.RevealRequest
-	(*RevealResponse)(nil),            // 17: hizo.v1.RevealResponse
-	(*InjectRequest)(nil),             // 18: hizo.v1.InjectRequest
-	(*InjectResponse)(nil),            // 19: hizo.v1.InjectResponse
-	(*ListSecretsRequest)(nil),        // 20: hizo.v1.ListSecretsRequest
-	(*ListSecretsResponse)(nil),       // 21: hizo.v1.ListSecretsResponse
-	(*VersionsRequest)(nil),           // 22: hizo.v1.VersionsRequest
-	(*VersionsResponse)(nil),          // 23: hizo.v1.VersionsResponse
-	(*ChangeVersionsRequest)(nil),     // 24: hizo.v1.ChangeVersionsRequest
-	(*ChangeVersionsResponse)(nil),    // 25: hizo.v1.ChangeVersionsResponse
-	(*CreateUserRequest)(nil),         // 26: hizo.v1.CreateUserRequest
-	(*SetPasswordRequest)(nil),        // 27: hizo.v1.SetPasswordRequest
-	(*Identity)(nil),                  // 28: hizo.v1.Identity
-	(*ListIdentitiesRequest)(nil),     // 29: hizo.v1.ListIdentitiesRequest
-	(*ListIdentitiesResponse)(nil),    // 30: hizo.v1.ListIdentitiesResponse
-	(*DisableRequest)(nil),            // 31: hizo.v1.DisableRequest
-	(*RoleRequest)(nil),               // 32: hizo.v1.RoleRequest
-	(*RoleResponse)(nil),              // 33: hizo.v1.RoleResponse
-	(*ListRolesRequest)(nil),          // 34: hizo.v1.ListRolesRequest
-	(*ListRolesResponse)(nil),         // 35: hizo.v1.ListRolesResponse
-	(*CreateWorkloadRequest)(nil),     // 36: hizo.v1.CreateWorkloadRequest
-	(*CreateSecretIDRequest)(nil),     // 37: hizo.v1.CreateSecretIDRequest
-	(*CreateSecretIDResponse)(nil),    // 38: hizo.v1.CreateSecretIDResponse
-	(*IssueCertificateRequest)(nil),   // 39: hizo.v1.IssueCertificateRequest
-	(*IssueCertificateResponse)(nil),  // 40: hizo.v1.IssueCertificateResponse
-	(*RevokeTokensRequest)(nil),       // 41: hizo.v1.RevokeTokensRequest
-	(*RevokeTokensResponse)(nil),      // 42: hizo.v1.RevokeTokensResponse
-	(*PutPolicyRequest)(nil),          // 43: hizo.v1.PutPolicyRequest
-	(*Policy)(nil),                    // 44: hizo.v1.Policy
-	(*ListPoliciesRequest)(nil),       // 45: hizo.v1.ListPoliciesRequest
-	(*ListPoliciesResponse)(nil),      // 46: hizo.v1.ListPoliciesResponse
-	(*GetPolicyRequest)(nil),          // 47: hizo.v1.GetPolicyRequest
-	(*DeletePolicyRequest)(nil),       // 48: hizo.v1.DeletePolicyRequest
-	(*DeletePolicyResponse)(nil),      // 49: hizo.v1.DeletePolicyResponse
-	(*ExplainRequest)(nil),            // 50: hizo.v1.ExplainRequest
-	(*ExplainResponse)(nil),           // 51: hizo.v1.ExplainResponse
-	(*AuditRecord)(nil),               // 52: hizo.v1.AuditRecord
-	(*TailRequest)(nil),               // 53: hizo.v1.TailRequest
-	(*SearchRequest)(nil),             // 54: hizo.v1.SearchRequest
-	(*SearchResponse)(nil),            // 55: hizo.v1.SearchResponse
-	(*ExportRequest)(nil),             // 56: hizo.v1.ExportRequest
-	(*ExportChunk)(nil),               // 57: hizo.v1.ExportChunk
-	(*ProveRequest)(nil),              // 58: hizo.v1.ProveRequest
-	(*ProveResponse)(nil),             // 59: hizo.v1.ProveResponse
-	(*CheckpointRequest)(nil),         // 60: hizo.v1.CheckpointRequest
-	(*CheckpointResponse)(nil),        // 61: hizo.v1.CheckpointResponse
-	(*InitRequest)(nil),               // 62: hizo.v1.InitRequest
-	(*InitResponse)(nil),              // 63: hizo.v1.InitResponse
-	(*StatusRequest)(nil),             // 64: hizo.v1.StatusRequest
-	(*StatusResponse)(nil),            // 65: hizo.v1.StatusResponse
-	(*MembersRequest)(nil),            // 66: hizo.v1.MembersRequest
-	(*MembersResponse)(nil),           // 67: hizo.v1.MembersResponse
-	(*Member)(nil),                    // 68: hizo.v1.Member
-	(*UnsealRequest)(nil),             // 69: hizo.v1.UnsealRequest
-	(*UnsealResponse)(nil),            // 70: hizo.v1.UnsealResponse
-	(*SealRequest)(nil),               // 71: hizo.v1.SealRequest
-	(*SealResponse)(nil),              // 72: hizo.v1.SealResponse
-	(*JoinTokenRequest)(nil),          // 73: hizo.v1.JoinTokenRequest
-	(*JoinTokenResponse)(nil),         // 74: hizo.v1.JoinTokenResponse
-	(*ApproveRequest)(nil),            // 75: hizo.v1.ApproveRequest
-	(*QuarantineRequest)(nil),         // 76: hizo.v1.QuarantineRequest
-	(*RemoveRequest)(nil),             // 77: hizo.v1.RemoveRequest
-	(*RemoveResponse)(nil),            // 78: hizo.v1.RemoveResponse
-	nil,                               // 79: hizo.v1.PutRequest.FieldsEntry
-	nil,                               // 80: hizo.v1.RevealResponse.FieldsEntry
-	(*InjectRequest_Ref)(nil),         // 81: hizo.v1.InjectRequest.Ref
-	(*InjectRequest_Sealed)(nil),      // 82: hizo.v1.InjectRequest.Sealed
-	(*InjectResponse_Value)(nil),      // 83: hizo.v1.InjectResponse.Value
-	(*InjectResponse_Variable)(nil),   // 84: hizo.v1.InjectResponse.Variable
-	(*ListSecretsResponse_Item)(nil),  // 85: hizo.v1.ListSecretsResponse.Item
-	(*VersionsResponse_Item)(nil),     // 86: hizo.v1.VersionsResponse.Item
-	(*ListRolesResponse_Binding)(nil), // 87: hizo.v1.ListRolesResponse.Binding
-	nil,                               // 88: hizo.v1.AuditRecord.ClaimsEntry
+	(*LoginTokenRequest)(nil),         // 3: hizo.v1.LoginTokenRequest
+	(*LoginSPIFFERequest)(nil),        // 4: hizo.v1.LoginSPIFFERequest
+	(*EnrolRequest)(nil),              // 5: hizo.v1.EnrolRequest
+	(*LoginResponse)(nil),             // 6: hizo.v1.LoginResponse
+	(*LogoutRequest)(nil),             // 7: hizo.v1.LogoutRequest
+	(*LogoutResponse)(nil),            // 8: hizo.v1.LogoutResponse
+	(*RenewRequest)(nil),              // 9: hizo.v1.RenewRequest
+	(*WhoAmIRequest)(nil),             // 10: hizo.v1.WhoAmIRequest
+	(*WhoAmIResponse)(nil),            // 11: hizo.v1.WhoAmIResponse
+	(*CreateVaultRequest)(nil),        // 12: hizo.v1.CreateVaultRequest
+	(*Vault)(nil),                     // 13: hizo.v1.Vault
+	(*ListVaultsRequest)(nil),         // 14: hizo.v1.ListVaultsRequest
+	(*ListVaultsResponse)(nil),        // 15: hizo.v1.ListVaultsResponse
+	(*PutRequest)(nil),                // 16: hizo.v1.PutRequest
+	(*PutResponse)(nil),               // 17: hizo.v1.PutResponse
+	(*RevealRequest)(nil),             // 18: hizo.v1.RevealRequest
+	(*RevealResponse)(nil),            // 19: hizo.v1.RevealResponse
+	(*InjectRequest)(nil),             // 20: hizo.v1.InjectRequest
+	(*InjectResponse)(nil),            // 21: hizo.v1.InjectResponse
+	(*ListSecretsRequest)(nil),        // 22: hizo.v1.ListSecretsRequest
+	(*ListSecretsResponse)(nil),       // 23: hizo.v1.ListSecretsResponse
+	(*VersionsRequest)(nil),           // 24: hizo.v1.VersionsRequest
+	(*VersionsResponse)(nil),          // 25: hizo.v1.VersionsResponse
+	(*ChangeVersionsRequest)(nil),     // 26: hizo.v1.ChangeVersionsRequest
+	(*ChangeVersionsResponse)(nil),    // 27: hizo.v1.ChangeVersionsResponse
+	(*CreateUserRequest)(nil),         // 28: hizo.v1.CreateUserRequest
+	(*SetPasswordRequest)(nil),        // 29: hizo.v1.SetPasswordRequest
+	(*Identity)(nil),                  // 30: hizo.v1.Identity
+	(*ListIdentitiesRequest)(nil),     // 31: hizo.v1.ListIdentitiesRequest
+	(*ListIdentitiesResponse)(nil),    // 32: hizo.v1.ListIdentitiesResponse
+	(*DisableRequest)(nil),            // 33: hizo.v1.DisableRequest
+	(*RoleRequest)(nil),               // 34: hizo.v1.RoleRequest
+	(*RoleResponse)(nil),              // 35: hizo.v1.RoleResponse
+	(*ListRolesRequest)(nil),          // 36: hizo.v1.ListRolesRequest
+	(*ListRolesResponse)(nil),         // 37: hizo.v1.ListRolesResponse
+	(*CreateWorkloadRequest)(nil),     // 38: hizo.v1.CreateWorkloadRequest
+	(*CreateSecretIDRequest)(nil),     // 39: hizo.v1.CreateSecretIDRequest
+	(*CreateSecretIDResponse)(nil),    // 40: hizo.v1.CreateSecretIDResponse
+	(*IssueCertificateRequest)(nil),   // 41: hizo.v1.IssueCertificateRequest
+	(*IssueCertificateResponse)(nil),  // 42: hizo.v1.IssueCertificateResponse
+	(*RevokeTokensRequest)(nil),       // 43: hizo.v1.RevokeTokensRequest
+	(*RevokeTokensResponse)(nil),      // 44: hizo.v1.RevokeTokensResponse
+	(*PutPolicyRequest)(nil),          // 45: hizo.v1.PutPolicyRequest
+	(*Policy)(nil),                    // 46: hizo.v1.Policy
+	(*ListPoliciesRequest)(nil),       // 47: hizo.v1.ListPoliciesRequest
+	(*ListPoliciesResponse)(nil),      // 48: hizo.v1.ListPoliciesResponse
+	(*GetPolicyRequest)(nil),          // 49: hizo.v1.GetPolicyRequest
+	(*DeletePolicyRequest)(nil),       // 50: hizo.v1.DeletePolicyRequest
+	(*DeletePolicyResponse)(nil),      // 51: hizo.v1.DeletePolicyResponse
+	(*ExplainRequest)(nil),            // 52: hizo.v1.ExplainRequest
+	(*ExplainResponse)(nil),           // 53: hizo.v1.ExplainResponse
+	(*AuditRecord)(nil),               // 54: hizo.v1.AuditRecord
+	(*TailRequest)(nil),               // 55: hizo.v1.TailRequest
+	(*SearchRequest)(nil),             // 56: hizo.v1.SearchRequest
+	(*SearchResponse)(nil),            // 57: hizo.v1.SearchResponse
+	(*ExportRequest)(nil),             // 58: hizo.v1.ExportRequest
+	(*ExportChunk)(nil),               // 59: hizo.v1.ExportChunk
+	(*ProveRequest)(nil),              // 60: hizo.v1.ProveRequest
+	(*ProveResponse)(nil),             // 61: hizo.v1.ProveResponse
+	(*CheckpointRequest)(nil),         // 62: hizo.v1.CheckpointRequest
+	(*CheckpointResponse)(nil),        // 63: hizo.v1.CheckpointResponse
+	(*InitRequest)(nil),               // 64: hizo.v1.InitRequest
+	(*InitResponse)(nil),              // 65: hizo.v1.InitResponse
+	(*StatusRequest)(nil),             // 66: hizo.v1.StatusRequest
+	(*StatusResponse)(nil),            // 67: hizo.v1.StatusResponse
+	(*MembersRequest)(nil),            // 68: hizo.v1.MembersRequest
+	(*MembersResponse)(nil),           // 69: hizo.v1.MembersResponse
+	(*Member)(nil),                    // 70: hizo.v1.Member
+	(*UnsealRequest)(nil),             // 71: hizo.v1.UnsealRequest
+	(*UnsealResponse)(nil),            // 72: hizo.v1.UnsealResponse
+	(*SealRequest)(nil),               // 73: hizo.v1.SealRequest
+	(*SealResponse)(nil),              // 74: hizo.v1.SealResponse
+	(*JoinTokenRequest)(nil),          // 75: hizo.v1.JoinTokenRequest
+	(*JoinTokenResponse)(nil),         // 76: hizo.v1.JoinTokenResponse
+	(*ApproveRequest)(nil),            // 77: hizo.v1.ApproveRequest
+	(*QuarantineRequest)(nil),         // 78: hizo.v1.QuarantineRequest
+	(*RemoveRequest)(nil),             // 79: hizo.v1.RemoveRequest
+	(*RemoveResponse)(nil),            // 80: hizo.v1.RemoveResponse
+	nil,                               // 81: hizo.v1.WhoAmIResponse.ClaimsEntry
+	nil,                               // 82: hizo.v1.PutRequest.FieldsEntry
+	nil,                               // 83: hizo.v1.RevealResponse.FieldsEntry
+	(*InjectRequest_Ref)(nil),         // 84: hizo.v1.InjectRequest.Ref
+	(*InjectRequest_Sealed)(nil),      // 85: hizo.v1.InjectRequest.Sealed
+	(*InjectResponse_Value)(nil),      // 86: hizo.v1.InjectResponse.Value
+	(*InjectResponse_Variable)(nil),   // 87: hizo.v1.InjectResponse.Variable
+	(*ListSecretsResponse_Item)(nil),  // 88: hizo.v1.ListSecretsResponse.Item
+	(*VersionsResponse_Item)(nil),     // 89: hizo.v1.VersionsResponse.Item
+	(*ListRolesResponse_Binding)(nil), // 90: hizo.v1.ListRolesResponse.Binding
+	nil,                               // 91: hizo.v1.AuditRecord.ClaimsEntry
 }
 var file_hizov1_hizo_proto_depIdxs = []int32{
-	11, // 0: hizo.v1.ListVaultsResponse.vaults:type_name -> hizo.v1.Vault
-	79, // 1: hizo.v1.PutRequest.fields:type_name -> hizo.v1.PutRequest.FieldsEntry
-	80, // 2: hizo.v1.RevealResponse.fields:type_name -> hizo.v1.RevealResponse.FieldsEntry
-	81, // 3: hizo.v1.InjectRequest.refs:type_name -> hizo.v1.InjectRequest.Ref
-	82, // 4: hizo.v1.InjectRequest.sealed:type_name -> hizo.v1.InjectRequest.Sealed
-	83, // 5: hizo.v1.InjectResponse.values:type_name -> hizo.v1.InjectResponse.Value
-	84, // 6: hizo.v1.InjectResponse.variables:type_name -> hizo.v1.InjectResponse.Variable
-	85, // 7: hizo.v1.ListSecretsResponse.items:type_name -> hizo.v1.ListSecretsResponse.Item
-	86, // 8: hizo.v1.VersionsResponse.items:type_name -> hizo.v1.VersionsResponse.Item
-	28, // 9: hizo.v1.ListIdentitiesResponse.identities:type_name -> hizo.v1.Identity
-	87, // 10: hizo.v1.ListRolesResponse.bindings:type_name -> hizo.v1.ListRolesResponse.Binding
-	44, // 11: hizo.v1.ListPoliciesResponse.policies:type_name -> hizo.v1.Policy
-	88, // 12: hizo.v1.AuditRecord.claims:type_name -> hizo.v1.AuditRecord.ClaimsEntry
-	52, // 13: hizo.v1.SearchResponse.records:type_name -> hizo.v1.AuditRecord
-	52, // 14: hizo.v1.ProveResponse.record:type_name -> hizo.v1.AuditRecord
-	68, // 15: hizo.v1.MembersResponse.members:type_name -> hizo.v1.Member
-	0,  // 16: hizo.v1.AuthService.Login:input_type -> hizo.v1.LoginRequest
-	1,  // 17: hizo.v1.AuthService.LoginWorkload:input_type -> hizo.v1.LoginWorkloadRequest
-	2,  // 18: hizo.v1.AuthService.LoginCertificate:input_type -> hizo.v1.LoginCertificateRequest
-	3,  // 19: hizo.v1.AuthService.Enrol:input_type -> hizo.v1.EnrolRequest
-	5,  // 20: hizo.v1.AuthService.Logout:input_type -> hizo.v1.LogoutRequest
-	7,  // 21: hizo.v1.AuthService.Renew:input_type -> hizo.v1.RenewRequest
-	8,  // 22: hizo.v1.AuthService.WhoAmI:input_type -> hizo.v1.WhoAmIRequest
-	10, // 23: hizo.v1.VaultService.CreateVault:input_type -> hizo.v1.CreateVaultRequest
-	12, // 24: hizo.v1.VaultService.ListVaults:input_type -> hizo.v1.ListVaultsRequest
-	14, // 25: hizo.v1.SecretService.Put:input_type -> hizo.v1.PutRequest
-	16, // 26: hizo.v1.SecretService.Reveal:input_type -> hizo.v1.RevealRequest
-	18, // 27: hizo.v1.SecretService.Inject:input_type -> hizo.v1.InjectRequest
-	20, // 28: hizo.v1.SecretService.List:input_type -> hizo.v1.ListSecretsRequest
-	22, // 29: hizo.v1.SecretService.Versions:input_type -> hizo.v1.VersionsRequest
-	24, // 30: hizo.v1.SecretService.Delete:input_type -> hizo.v1.ChangeVersionsRequest
-	24, // 31: hizo.v1.SecretService.Undelete:input_type -> hizo.v1.ChangeVersionsRequest
-	24, // 32: hizo.v1.SecretService.Destroy:input_type -> hizo.v1.ChangeVersionsRequest
-	26, // 33: hizo.v1.IdentityService.CreateUser:input_type -> hizo.v1.CreateUserRequest
-	29, // 34: hizo.v1.IdentityService.ListUsers:input_type -> hizo.v1.ListIdentitiesRequest
-	31, // 35: hizo.v1.IdentityService.DisableUser:input_type -> hizo.v1.DisableRequest
-	27, // 36: hizo.v1.IdentityService.SetPassword:input_type -> hizo.v1.SetPasswordRequest
-	32, // 37: hizo.v1.IdentityService.GrantRole:input_type -> hizo.v1.RoleRequest
-	32, // 38: hizo.v1.IdentityService.RevokeRole:input_type -> hizo.v1.RoleRequest
-	34, // 39: hizo.v1.IdentityService.ListRoles:input_type -> hizo.v1.ListRolesRequest
-	36, // 40: hizo.v1.IdentityService.CreateWorkload:input_type -> hizo.v1.CreateWorkloadRequest
-	29, // 41: hizo.v1.IdentityService.ListWorkloads:input_type -> hizo.v1.ListIdentitiesRequest
-	31, // 42: hizo.v1.IdentityService.DisableWorkload:input_type -> hizo.v1.DisableRequest
-	37, // 43: hizo.v1.IdentityService.CreateSecretID:input_type -> hizo.v1.CreateSecretIDRequest
-	39, // 44: hizo.v1.IdentityService.IssueCertificate:input_type -> hizo.v1.IssueCertificateRequest
-	41, // 45: hizo.v1.IdentityService.RevokeTokens:input_type -> hizo.v1.RevokeTokensRequest
-	43, // 46: hizo.v1.PolicyService.PutPolicy:input_type -> hizo.v1.PutPolicyRequest
-	45, // 47: hizo.v1.PolicyService.ListPolicies:input_type -> hizo.v1.ListPoliciesRequest
-	47, // 48: hizo.v1.PolicyService.GetPolicy:input_type -> hizo.v1.GetPolicyRequest
-	48, // 49: hizo.v1.PolicyService.DeletePolicy:input_type -> hizo.v1.DeletePolicyRequest
-	50, // 50: hizo.v1.PolicyService.Explain:input_type -> hizo.v1.ExplainRequest
-	53, // 51: hizo.v1.AuditService.Tail:input_type -> hizo.v1.TailRequest
-	54, // 52: hizo.v1.AuditService.Search:input_type -> hizo.v1.SearchRequest
-	56, // 53: hizo.v1.AuditService.Export:input_type -> hizo.v1.ExportRequest
-	58, // 54: hizo.v1.AuditService.Prove:input_type -> hizo.v1.ProveRequest
-	60, // 55: hizo.v1.AuditService.LatestCheckpoint:input_type -> hizo.v1.CheckpointRequest
-	62, // 56: hizo.v1.ClusterService.Init:input_type -> hizo.v1.InitRequest
-	64, // 57: hizo.v1.ClusterService.Status:input_type -> hizo.v1.StatusRequest
-	66, // 58: hizo.v1.ClusterService.Members:input_type -> hizo.v1.MembersRequest
-	69, // 59: hizo.v1.ClusterService.Unseal:input_type -> hizo.v1.UnsealRequest
-	71, // 60: hizo.v1.ClusterService.Seal:input_type -> hizo.v1.SealRequest
-	73, // 61: hizo.v1.ClusterService.CreateJoinToken:input_type -> hizo.v1.JoinTokenRequest
-	75, // 62: hizo.v1.ClusterService.Approve:input_type -> hizo.v1.ApproveRequest
-	76, // 63: hizo.v1.ClusterService.Quarantine:input_type -> hizo.v1.QuarantineRequest
-	77, // 64: hizo.v1.ClusterService.Remove:input_type -> hizo.v1.RemoveRequest
-	4,  // 65: hizo.v1.AuthService.Login:output_type -> hizo.v1.LoginResponse
-	4,  // 66: hizo.v1.AuthService.LoginWorkload:output_type -> hizo.v1.LoginResponse
-	4,  // 67: hizo.v1.AuthService.LoginCertificate:output_type -> hizo.v1.LoginResponse
-	4,  // 68: hizo.v1.AuthService.Enrol:output_type -> hizo.v1.LoginResponse
-	6,  // 69: hizo.v1.AuthService.Logout:output_type -> hizo.v1.LogoutResponse
-	4,  // 70: hizo.v1.AuthService.Renew:output_type -> hizo.v1.LoginResponse
-	9,  // 71: hizo.v1.AuthService.WhoAmI:output_type -> hizo.v1.WhoAmIResponse
-	11, // 72: hizo.v1.VaultService.CreateVault:output_type -> hizo.v1.Vault
-	13, // 73: hizo.v1.VaultService.ListVaults:output_type -> hizo.v1.ListVaultsResponse
-	15, // 74: hizo.v1.SecretService.Put:output_type -> hizo.v1.PutResponse
-	17, // 75: hizo.v1.SecretService.Reveal:output_type -> hizo.v1.RevealResponse
-	19, // 76: hizo.v1.SecretService.Inject:output_type -> hizo.v1.InjectResponse
-	21, // 77: hizo.v1.SecretService.List:output_type -> hizo.v1.ListSecretsResponse
-	23, // 78: hizo.v1.SecretService.Versions:output_type -> hizo.v1.VersionsResponse
-	25, // 79: hizo.v1.SecretService.Delete:output_type -> hizo.v1.ChangeVersionsResponse
-	25, // 80: hizo.v1.SecretService.Undelete:output_type -> hizo.v1.ChangeVersionsResponse
-	25, // 81: hizo.v1.SecretService.Destroy:output_type -> hizo.v1.ChangeVersionsResponse
-	28, // 82: hizo.v1.IdentityService.CreateUser:output_type -> hizo.v1.Identity
-	30, // 83: hizo.v1.IdentityService.ListUsers:output_type -> hizo.v1.ListIdentitiesResponse
-	28, // 84: hizo.v1.IdentityService.DisableUser:output_type -> hizo.v1.Identity
-	28, // 85: hizo.v1.IdentityService.SetPassword:output_type -> hizo.v1.Identity
-	33, // 86: hizo.v1.IdentityService.GrantRole:output_type -> hizo.v1.RoleResponse
-	33, // 87: hizo.v1.IdentityService.RevokeRole:output_type -> hizo.v1.RoleResponse
-	35, // 88: hizo.v1.IdentityService.ListRoles:output_type -> hizo.v1.ListRolesResponse
-	28, // 89: hizo.v1.IdentityService.CreateWorkload:output_type -> hizo.v1.Identity
-	30, // 90: hizo.v1.IdentityService.ListWorkloads:output_type -> hizo.v1.ListIdentitiesResponse
-	28, // 91: hizo.v1.IdentityService.DisableWorkload:output_type -> hizo.v1.Identity
-	38, // 92: hizo.v1.IdentityService.CreateSecretID:output_type -> hizo.v1.CreateSecretIDResponse
-	40, // 93: hizo.v1.IdentityService.IssueCertificate:output_type -> hizo.v1.IssueCertificateResponse
-	42, // 94: hizo.v1.IdentityService.RevokeTokens:output_type -> hizo.v1.RevokeTokensResponse
-	44, // 95: hizo.v1.PolicyService.PutPolicy:output_type -> hizo.v1.Policy
-	46, // 96: hizo.v1.PolicyService.ListPolicies:output_type -> hizo.v1.ListPoliciesResponse
-	44, // 97: hizo.v1.PolicyService.GetPolicy:output_type -> hizo.v1.Policy
-	49, // 98: hizo.v1.PolicyService.DeletePolicy:output_type -> hizo.v1.DeletePolicyResponse
-	51, // 99: hizo.v1.PolicyService.Explain:output_type -> hizo.v1.ExplainResponse
-	52, // 100: hizo.v1.AuditService.Tail:output_type -> hizo.v1.AuditRecord
-	55, // 101: hizo.v1.AuditService.Search:output_type -> hizo.v1.SearchResponse
-	57, // 102: hizo.v1.AuditService.Export:output_type -> hizo.v1.ExportChunk
-	59, // 103: hizo.v1.AuditService.Prove:output_type -> hizo.v1.ProveResponse
-	61, // 104: hizo.v1.AuditService.LatestCheckpoint:output_type -> hizo.v1.CheckpointResponse
-	63, // 105: hizo.v1.ClusterService.Init:output_type -> hizo.v1.InitResponse
-	65, // 106: hizo.v1.ClusterService.Status:output_type -> hizo.v1.StatusResponse
-	67, // 107: hizo.v1.ClusterService.Members:output_type -> hizo.v1.MembersResponse
-	70, // 108: hizo.v1.ClusterService.Unseal:output_type -> hizo.v1.UnsealResponse
-	72, // 109: hizo.v1.ClusterService.Seal:output_type -> hizo.v1.SealResponse
-	74, // 110: hizo.v1.ClusterService.CreateJoinToken:output_type -> hizo.v1.JoinTokenResponse
-	68, // 111: hizo.v1.ClusterService.Approve:output_type -> hizo.v1.Member
-	68, // 112: hizo.v1.ClusterService.Quarantine:output_type -> hizo.v1.Member
-	78, // 113: hizo.v1.ClusterService.Remove:output_type -> hizo.v1.RemoveResponse
-	65, // [65:114] is the sub-list for method output_type
-	16, // [16:65] is the sub-list for method input_type
-	16, // [16:16] is the sub-list for extension type_name
-	16, // [16:16] is the sub-list for extension extendee
-	0,  // [0:16] is the sub-list for field type_name
+	81, // 0: hizo.v1.WhoAmIResponse.claims:type_name -> hizo.v1.WhoAmIResponse.ClaimsEntry
+	13, // 1: hizo.v1.ListVaultsResponse.vaults:type_name -> hizo.v1.Vault
+	82, // 2: hizo.v1.PutRequest.fields:type_name -> hizo.v1.PutRequest.FieldsEntry
+	83, // 3: hizo.v1.RevealResponse.fields:type_name -> hizo.v1.RevealResponse.FieldsEntry
+	84, // 4: hizo.v1.InjectRequest.refs:type_name -> hizo.v1.InjectRequest.Ref
+	85, // 5: hizo.v1.InjectRequest.sealed:type_name -> hizo.v1.InjectRequest.Sealed
+	86, // 6: hizo.v1.InjectResponse.values:type_name -> hizo.v1.InjectResponse.Value
+	87, // 7: hizo.v1.InjectResponse.variables:type_name -> hizo.v1.InjectResponse.Variable
+	88, // 8: hizo.v1.ListSecretsResponse.items:type_name -> hizo.v1.ListSecretsResponse.Item
+	89, // 9: hizo.v1.VersionsResponse.items:type_name -> hizo.v1.VersionsResponse.Item
+	30, // 10: hizo.v1.ListIdentitiesResponse.identities:type_name -> hizo.v1.Identity
+	90, // 11: hizo.v1.ListRolesResponse.bindings:type_name -> hizo.v1.ListRolesResponse.Binding
+	46, // 12: hizo.v1.ListPoliciesResponse.policies:type_name -> hizo.v1.Policy
+	91, // 13: hizo.v1.AuditRecord.claims:type_name -> hizo.v1.AuditRecord.ClaimsEntry
+	54, // 14: hizo.v1.SearchResponse.records:type_name -> hizo.v1.AuditRecord
+	54, // 15: hizo.v1.ProveResponse.record:type_name -> hizo.v1.AuditRecord
+	70, // 16: hizo.v1.MembersResponse.members:type_name -> hizo.v1.Member
+	0,  // 17: hizo.v1.AuthService.Login:input_type -> hizo.v1.LoginRequest
+	1,  // 18: hizo.v1.AuthService.LoginWorkload:input_type -> hizo.v1.LoginWorkloadRequest
+	2,  // 19: hizo.v1.AuthService.LoginCertificate:input_type -> hizo.v1.LoginCertificateRequest
+	3,  // 20: hizo.v1.AuthService.LoginToken:input_type -> hizo.v1.LoginTokenRequest
+	4,  // 21: hizo.v1.AuthService.LoginSPIFFE:input_type -> hizo.v1.LoginSPIFFERequest
+	5,  // 22: hizo.v1.AuthService.Enrol:input_type -> hizo.v1.EnrolRequest
+	7,  // 23: hizo.v1.AuthService.Logout:input_type -> hizo.v1.LogoutRequest
+	9,  // 24: hizo.v1.AuthService.Renew:input_type -> hizo.v1.RenewRequest
+	10, // 25: hizo.v1.AuthService.WhoAmI:input_type -> hizo.v1.WhoAmIRequest
+	12, // 26: hizo.v1.VaultService.CreateVault:input_type -> hizo.v1.CreateVaultRequest
+	14, // 27: hizo.v1.VaultService.ListVaults:input_type -> hizo.v1.ListVaultsRequest
+	16, // 28: hizo.v1.SecretService.Put:input_type -> hizo.v1.PutRequest
+	18, // 29: hizo.v1.SecretService.Reveal:input_type -> hizo.v1.RevealRequest
+	20, // 30: hizo.v1.SecretService.Inject:input_type -> hizo.v1.InjectRequest
+	22, // 31: hizo.v1.SecretService.List:input_type -> hizo.v1.ListSecretsRequest
+	24, // 32: hizo.v1.SecretService.Versions:input_type -> hizo.v1.VersionsRequest
+	26, // 33: hizo.v1.SecretService.Delete:input_type -> hizo.v1.ChangeVersionsRequest
+	26, // 34: hizo.v1.SecretService.Undelete:input_type -> hizo.v1.ChangeVersionsRequest
+	26, // 35: hizo.v1.SecretService.Destroy:input_type -> hizo.v1.ChangeVersionsRequest
+	28, // 36: hizo.v1.IdentityService.CreateUser:input_type -> hizo.v1.CreateUserRequest
+	31, // 37: hizo.v1.IdentityService.ListUsers:input_type -> hizo.v1.ListIdentitiesRequest
+	33, // 38: hizo.v1.IdentityService.DisableUser:input_type -> hizo.v1.DisableRequest
+	29, // 39: hizo.v1.IdentityService.SetPassword:input_type -> hizo.v1.SetPasswordRequest
+	34, // 40: hizo.v1.IdentityService.GrantRole:input_type -> hizo.v1.RoleRequest
+	34, // 41: hizo.v1.IdentityService.RevokeRole:input_type -> hizo.v1.RoleRequest
+	36, // 42: hizo.v1.IdentityService.ListRoles:input_type -> hizo.v1.ListRolesRequest
+	38, // 43: hizo.v1.IdentityService.CreateWorkload:input_type -> hizo.v1.CreateWorkloadRequest
+	31, // 44: hizo.v1.IdentityService.ListWorkloads:input_type -> hizo.v1.ListIdentitiesRequest
+	33, // 45: hizo.v1.IdentityService.DisableWorkload:input_type -> hizo.v1.DisableRequest
+	39, // 46: hizo.v1.IdentityService.CreateSecretID:input_type -> hizo.v1.CreateSecretIDRequest
+	41, // 47: hizo.v1.IdentityService.IssueCertificate:input_type -> hizo.v1.IssueCertificateRequest
+	43, // 48: hizo.v1.IdentityService.RevokeTokens:input_type -> hizo.v1.RevokeTokensRequest
+	45, // 49: hizo.v1.PolicyService.PutPolicy:input_type -> hizo.v1.PutPolicyRequest
+	47, // 50: hizo.v1.PolicyService.ListPolicies:input_type -> hizo.v1.ListPoliciesRequest
+	49, // 51: hizo.v1.PolicyService.GetPolicy:input_type -> hizo.v1.GetPolicyRequest
+	50, // 52: hizo.v1.PolicyService.DeletePolicy:input_type -> hizo.v1.DeletePolicyRequest
+	52, // 53: hizo.v1.PolicyService.Explain:input_type -> hizo.v1.ExplainRequest
+	55, // 54: hizo.v1.AuditService.Tail:input_type -> hizo.v1.TailRequest
+	56, // 55: hizo.v1.AuditService.Search:input_type -> hizo.v1.SearchRequest
+	58, // 56: hizo.v1.AuditService.Export:input_type -> hizo.v1.ExportRequest
+	60, // 57: hizo.v1.AuditService.Prove:input_type -> hizo.v1.ProveRequest
+	62, // 58: hizo.v1.AuditService.LatestCheckpoint:input_type -> hizo.v1.CheckpointRequest
+	64, // 59: hizo.v1.ClusterService.Init:input_type -> hizo.v1.InitRequest
+	66, // 60: hizo.v1.ClusterService.Status:input_type -> hizo.v1.StatusRequest
+	68, // 61: hizo.v1.ClusterService.Members:input_type -> hizo.v1.MembersRequest
+	71, // 62: hizo.v1.ClusterService.Unseal:input_type -> hizo.v1.UnsealRequest
+	73, // 63: hizo.v1.ClusterService.Seal:input_type -> hizo.v1.SealRequest
+	75, // 64: hizo.v1.ClusterService.CreateJoinToken:input_type -> hizo.v1.JoinTokenRequest
+	77, // 65: hizo.v1.ClusterService.Approve:input_type -> hizo.v1.ApproveRequest
+	78, // 66: hizo.v1.ClusterService.Quarantine:input_type -> hizo.v1.QuarantineRequest
+	79, // 67: hizo.v1.ClusterService.Remove:input_type -> hizo.v1.RemoveRequest
+	6,  // 68: hizo.v1.AuthService.Login:output_type -> hizo.v1.LoginResponse
+	6,  // 69: hizo.v1.AuthService.LoginWorkload:output_type -> hizo.v1.LoginResponse
+	6,  // 70: hizo.v1.AuthService.LoginCertificate:output_type -> hizo.v1.LoginResponse
+	6,  // 71: hizo.v1.AuthService.LoginToken:output_type -> hizo.v1.LoginResponse
+	6,  // 72: hizo.v1.AuthService.LoginSPIFFE:output_type -> hizo.v1.LoginResponse
+	6,  // 73: hizo.v1.AuthService.Enrol:output_type -> hizo.v1.LoginResponse
+	8,  // 74: hizo.v1.AuthService.Logout:output_type -> hizo.v1.LogoutResponse
+	6,  // 75: hizo.v1.AuthService.Renew:output_type -> hizo.v1.LoginResponse
+	11, // 76: hizo.v1.AuthService.WhoAmI:output_type -> hizo.v1.WhoAmIResponse
+	13, // 77: hizo.v1.VaultService.CreateVault:output_type -> hizo.v1.Vault
+	15, // 78: hizo.v1.VaultService.ListVaults:output_type -> hizo.v1.ListVaultsResponse
+	17, // 79: hizo.v1.SecretService.Put:output_type -> hizo.v1.PutResponse
+	19, // 80: hizo.v1.SecretService.Reveal:output_type -> hizo.v1.RevealResponse
+	21, // 81: hizo.v1.SecretService.Inject:output_type -> hizo.v1.InjectResponse
+	23, // 82: hizo.v1.SecretService.List:output_type -> hizo.v1.ListSecretsResponse
+	25, // 83: hizo.v1.SecretService.Versions:output_type -> hizo.v1.VersionsResponse
+	27, // 84: hizo.v1.SecretService.Delete:output_type -> hizo.v1.ChangeVersionsResponse
+	27, // 85: hizo.v1.SecretService.Undelete:output_type -> hizo.v1.ChangeVersionsResponse
+	27, // 86: hizo.v1.SecretService.Destroy:output_type -> hizo.v1.ChangeVersionsResponse
+	30, // 87: hizo.v1.IdentityService.CreateUser:output_type -> hizo.v1.Identity
+	32, // 88: hizo.v1.IdentityService.ListUsers:output_type -> hizo.v1.ListIdentitiesResponse
+	30, // 89: hizo.v1.IdentityService.DisableUser:output_type -> hizo.v1.Identity
+	30, // 90: hizo.v1.IdentityService.SetPassword:output_type -> hizo.v1.Identity
+	35, // 91: hizo.v1.IdentityService.GrantRole:output_type -> hizo.v1.RoleResponse
+	35, // 92: hizo.v1.IdentityService.RevokeRole:output_type -> hizo.v1.RoleResponse
+	37, // 93: hizo.v1.IdentityService.ListRoles:output_type -> hizo.v1.ListRolesResponse
+	30, // 94: hizo.v1.IdentityService.CreateWorkload:output_type -> hizo.v1.Identity
+	32, // 95: hizo.v1.IdentityService.ListWorkloads:output_type -> hizo.v1.ListIdentitiesResponse
+	30, // 96: hizo.v1.IdentityService.DisableWorkload:output_type -> hizo.v1.Identity
+	40, // 97: hizo.v1.IdentityService.CreateSecretID:output_type -> hizo.v1.CreateSecretIDResponse
+	42, // 98: hizo.v1.IdentityService.IssueCertificate:output_type -> hizo.v1.IssueCertificateResponse
+	44, // 99: hizo.v1.IdentityService.RevokeTokens:output_type -> hizo.v1.RevokeTokensResponse
+	46, // 100: hizo.v1.PolicyService.PutPolicy:output_type -> hizo.v1.Policy
+	48, // 101: hizo.v1.PolicyService.ListPolicies:output_type -> hizo.v1.ListPoliciesResponse
+	46, // 102: hizo.v1.PolicyService.GetPolicy:output_type -> hizo.v1.Policy
+	51, // 103: hizo.v1.PolicyService.DeletePolicy:output_type -> hizo.v1.DeletePolicyResponse
+	53, // 104: hizo.v1.PolicyService.Explain:output_type -> hizo.v1.ExplainResponse
+	54, // 105: hizo.v1.AuditService.Tail:output_type -> hizo.v1.AuditRecord
+	57, // 106: hizo.v1.AuditService.Search:output_type -> hizo.v1.SearchResponse
+	59, // 107: hizo.v1.AuditService.Export:output_type -> hizo.v1.ExportChunk
+	61, // 108: hizo.v1.AuditService.Prove:output_type -> hizo.v1.ProveResponse
+	63, // 109: hizo.v1.AuditService.LatestCheckpoint:output_type -> hizo.v1.CheckpointResponse
+	65, // 110: hizo.v1.ClusterService.Init:output_type -> hizo.v1.InitResponse
+	67, // 111: hizo.v1.ClusterService.Status:output_type -> hizo.v1.StatusResponse
+	69, // 112: hizo.v1.ClusterService.Members:output_type -> hizo.v1.MembersResponse
+	72, // 113: hizo.v1.ClusterService.Unseal:output_type -> hizo.v1.UnsealResponse
+	74, // 114: hizo.v1.ClusterService.Seal:output_type -> hizo.v1.SealResponse
+	76, // 115: hizo.v1.ClusterService.CreateJoinToken:output_type -> hizo.v1.JoinTokenResponse
+	70, // 116: hizo.v1.ClusterService.Approve:output_type -> hizo.v1.Member
+	70, // 117: hizo.v1.ClusterService.Quarantine:output_type -> hizo.v1.Member
+	80, // 118: hizo.v1.ClusterService.Remove:output_type -> hizo.v1.RemoveResponse
+	68, // [68:119] is the sub-list for method output_type
+	17, // [17:68] is the sub-list for method input_type
+	17, // [17:17] is the sub-list for extension type_name
+	17, // [17:17] is the sub-list for extension extendee
+	0,  // [0:17] is the sub-list for field type_name
 }
 
 func init() { file_hizov1_hizo_proto_init() }
@@ -5671,14 +5844,14 @@ func file_hizov1_hizo_proto_init() {
 	if File_hizov1_hizo_proto != nil {
 		return
 	}
-	file_hizov1_hizo_proto_msgTypes[14].OneofWrappers = []any{}
+	file_hizov1_hizo_proto_msgTypes[16].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_hizov1_hizo_proto_rawDesc), len(file_hizov1_hizo_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   89,
+			NumMessages:   92,
 			NumExtensions: 0,
 			NumServices:   7,
 		},

@@ -31,6 +31,8 @@ const (
 	AuthService_Login_FullMethodName            = "/hizo.v1.AuthService/Login"
 	AuthService_LoginWorkload_FullMethodName    = "/hizo.v1.AuthService/LoginWorkload"
 	AuthService_LoginCertificate_FullMethodName = "/hizo.v1.AuthService/LoginCertificate"
+	AuthService_LoginToken_FullMethodName       = "/hizo.v1.AuthService/LoginToken"
+	AuthService_LoginSPIFFE_FullMethodName      = "/hizo.v1.AuthService/LoginSPIFFE"
 	AuthService_Enrol_FullMethodName            = "/hizo.v1.AuthService/Enrol"
 	AuthService_Logout_FullMethodName           = "/hizo.v1.AuthService/Logout"
 	AuthService_Renew_FullMethodName            = "/hizo.v1.AuthService/Renew"
@@ -48,6 +50,11 @@ type AuthServiceClient interface {
 	LoginWorkload(ctx context.Context, in *LoginWorkloadRequest, opts ...grpc.CallOption) (*LoginResponse, error)
 	// LoginCertificate uses the client certificate of the TLS connection.
 	LoginCertificate(ctx context.Context, in *LoginCertificateRequest, opts ...grpc.CallOption) (*LoginResponse, error)
+	// LoginToken of a workload by a JWT of a configured issuer (OIDC, or a JWT-SVID). A retry with the same
+	// request id and client key revokes the first token and issues another.
+	LoginToken(ctx context.Context, in *LoginTokenRequest, opts ...grpc.CallOption) (*LoginResponse, error)
+	// LoginSPIFFE of a workload by the X.509-SVID of the TLS connection.
+	LoginSPIFFE(ctx context.Context, in *LoginSPIFFERequest, opts ...grpc.CallOption) (*LoginResponse, error)
 	// Enrol the holder of a one-time enrolment code as a new user with the code's roles.
 	Enrol(ctx context.Context, in *EnrolRequest, opts ...grpc.CallOption) (*LoginResponse, error)
 	Logout(ctx context.Context, in *LogoutRequest, opts ...grpc.CallOption) (*LogoutResponse, error)
@@ -87,6 +94,26 @@ func (c *authServiceClient) LoginCertificate(ctx context.Context, in *LoginCerti
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(LoginResponse)
 	err := c.cc.Invoke(ctx, AuthService_LoginCertificate_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *authServiceClient) LoginToken(ctx context.Context, in *LoginTokenRequest, opts ...grpc.CallOption) (*LoginResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(LoginResponse)
+	err := c.cc.Invoke(ctx, AuthService_LoginToken_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *authServiceClient) LoginSPIFFE(ctx context.Context, in *LoginSPIFFERequest, opts ...grpc.CallOption) (*LoginResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(LoginResponse)
+	err := c.cc.Invoke(ctx, AuthService_LoginSPIFFE_FullMethodName, in, out, cOpts...)
 	if err != nil {
 		return nil, err
 	}
@@ -144,6 +171,11 @@ type AuthServiceServer interface {
 	LoginWorkload(context.Context, *LoginWorkloadRequest) (*LoginResponse, error)
 	// LoginCertificate uses the client certificate of the TLS connection.
 	LoginCertificate(context.Context, *LoginCertificateRequest) (*LoginResponse, error)
+	// LoginToken of a workload by a JWT of a configured issuer (OIDC, or a JWT-SVID). A retry with the same
+	// request id and client key revokes the first token and issues another.
+	LoginToken(context.Context, *LoginTokenRequest) (*LoginResponse, error)
+	// LoginSPIFFE of a workload by the X.509-SVID of the TLS connection.
+	LoginSPIFFE(context.Context, *LoginSPIFFERequest) (*LoginResponse, error)
 	// Enrol the holder of a one-time enrolment code as a new user with the code's roles.
 	Enrol(context.Context, *EnrolRequest) (*LoginResponse, error)
 	Logout(context.Context, *LogoutRequest) (*LogoutResponse, error)
@@ -167,6 +199,12 @@ func (UnimplementedAuthServiceServer) LoginWorkload(context.Context, *LoginWorkl
 }
 func (UnimplementedAuthServiceServer) LoginCertificate(context.Context, *LoginCertificateRequest) (*LoginResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method LoginCertificate not implemented")
+}
+func (UnimplementedAuthServiceServer) LoginToken(context.Context, *LoginTokenRequest) (*LoginResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method LoginToken not implemented")
+}
+func (UnimplementedAuthServiceServer) LoginSPIFFE(context.Context, *LoginSPIFFERequest) (*LoginResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method LoginSPIFFE not implemented")
 }
 func (UnimplementedAuthServiceServer) Enrol(context.Context, *EnrolRequest) (*LoginResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Enrol not implemented")
@@ -251,6 +289,42 @@ func _AuthService_LoginCertificate_Handler(srv interface{}, ctx context.Context,
 	}
 	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
 		return srv.(AuthServiceServer).LoginCertificate(ctx, req.(*LoginCertificateRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _AuthService_LoginToken_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(LoginTokenRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(AuthServiceServer).LoginToken(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: AuthService_LoginToken_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(AuthServiceServer).LoginToken(ctx, req.(*LoginTokenRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _AuthService_LoginSPIFFE_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(LoginSPIFFERequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(AuthServiceServer).LoginSPIFFE(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: AuthService_LoginSPIFFE_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(AuthServiceServer).LoginSPIFFE(ctx, req.(*LoginSPIFFERequest))
 	}
 	return interceptor(ctx, in, info, handler)
 }
@@ -345,6 +419,14 @@ var AuthService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "LoginCertificate",
 			Handler:    _AuthService_LoginCertificate_Handler,
+		},
+		{
+			MethodName: "LoginToken",
+			Handler:    _AuthService_LoginToken_Handler,
+		},
+		{
+			MethodName: "LoginSPIFFE",
+			Handler:    _AuthService_LoginSPIFFE_Handler,
 		},
 		{
 			MethodName: "Enrol",

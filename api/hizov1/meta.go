@@ -12,6 +12,10 @@ const (
 // connection spliced by a follower verifies as well.
 const ServerName = "cluster.hizo.internal"
 
+// AudiencePrefix and the cluster's id in hex are the audience of tokens by which workloads log in, unless their issuer is
+// configured with another one.
+const AudiencePrefix = "hizo:"
+
 // ErrorDomain is the domain of the google.rpc.ErrorInfo that every error carries.
 const ErrorDomain = "hizo"
 

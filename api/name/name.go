@@ -140,3 +140,9 @@ func Field(s string) (string, error) {
 func isAlnum(c byte) bool {
 	return 'a' <= c && c <= 'z' || 'A' <= c && c <= 'Z' || '0' <= c && c <= '9'
 }
+
+// Issuer checks the name of an issuer of workload identities.
+func Issuer(s string) (string, error) { return label("issuer name", s, MaxPolicy, "") }
+
+// Binding checks the name of a binding of claims to a workload.
+func Binding(s string) (string, error) { return label("binding name", s, MaxPolicy, "") }

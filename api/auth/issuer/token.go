@@ -116,6 +116,12 @@ func (t *Token) From() (domain, iss string) {
 	return domain, t.standard.issuer
 }
 
+// Unverified are the claims as they stand there, for people to look at.
+func (t *Token) Unverified() Claims { return t.claims }
+
+// Subject is who the token says it is about.
+func (t *Token) Subject() string { return t.standard.subject }
+
 // Verify believes a token or says why not. now is cluster time.
 func (i *Issuer) Verify(ctx context.Context, t *Token, now time.Time) (*Assertion, error) {
 	from, iss := t.From()
