@@ -49,7 +49,7 @@ func (s *rotationService) Set(ctx context.Context, req *hizov1.SetRotationReques
 		return nil, err
 	}
 	targets := []target{t}
-	if admin := req.GetOptions()[rotate.OptionAdmin]; admin != "" {
+	if admin := req.GetOptions()[rotation.OptionAdmin]; admin != "" {
 		// Whoever sets the rotation has the admin credential used: that is a decision, and a record, of its own.
 		where, err := name.ParseResource(admin)
 		if err != nil {
@@ -136,7 +136,7 @@ func (s *rotationService) rotation(req *hizov1.SetRotationRequest) (fsm.Rotation
 		if e, ok := errors.AsType[*rotation.Error](err); ok {
 			return fail(invalid("options", "%s: %s", e.Kind, e.Message))
 		}
-		return fail(err)
+		return fail(invalid("options", "%s: %v", req.GetTarget(), err))
 	}
 	return r, plan, nil
 }

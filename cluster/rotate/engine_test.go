@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -76,11 +75,7 @@ func TestOneRotation(t *testing.T) {
 // The leader dies, or is cut off, at any point between two things that an attempt does. Its successor finishes the same
 // attempt; nothing is done that has been recorded, and nothing is lost.
 func TestEveryGap(t *testing.T) {
-	for _, at := range []string{
-		"before stage", "called stage", "recorded stage", "before apply", "called apply", "recorded apply", "before verify",
-		"called verify", "recorded verify", "before promote", "recorded promote", "before grace", "recorded grace",
-		"before retire", "called retire", "recorded retire",
-	} {
+	for _, at := range points {
 		t.Run(at, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				w, s := newWorld(t), newAccount("first")
@@ -89,12 +84,7 @@ func TestEveryGap(t *testing.T) {
 				targets := map[string]target.Target{"account": s}
 				first := engine(targets)
 				ctx, cancel := context.WithCancel(context.Background())
-				first.SetHook(func(point string) {
-					if point == at {
-						cancel()
-						runtime.Goexit() // it does nothing more, not even to say so
-					}
-				})
+				dieAt(first, at, cancel)
 				first.Run(ctx, leader{w, w.newTerm()}, w.build.Term)
 				stop := w.elect(engine(targets))
 				w.await("the end", func() bool { return len(w.history("db")) == 1 })
@@ -499,7 +489,7 @@ func TestUseIsOnRecord(t *testing.T) {
 		w.put("db", "password", "first")
 		w.put("admin", "password", "root")
 		w.set("db", "account", func(r *fsm.Rotation) {
-			r.Options = append([]fsm.RotationOption{{Name: rotate.OptionAdmin, Value: "ml/admin"}}, r.Options...)
+			r.Options = append([]fsm.RotationOption{{Name: target.OptionAdmin, Value: "ml/admin"}}, r.Options...)
 		})
 		s.fails = func(_ context.Context, call string, a target.Attempt) (error, bool) {
 			if password(a.Admin) != "root" || password(a.Old) != "first" || (call == "stage") != (a.New == nil) {

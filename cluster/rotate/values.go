@@ -12,9 +12,6 @@ import (
 	"github.com/hizo/hizo/fsm"
 )
 
-// OptionAdmin is the option that names the secret whose credentials may change the account: VAULT/PATH.
-const OptionAdmin = "admin"
-
 // Options of a rotation's target as targets read them.
 func Options(r *fsm.Rotation) map[string]string {
 	m := make(map[string]string, len(r.Options))
@@ -35,7 +32,7 @@ func (t *turn) attempt(ctx context.Context, r *fsm.Rotation, stage string) (a ta
 	var refs []fsm.Ref
 	var into []*target.Value
 	want := func(v *target.Value, ref fsm.Ref) { refs, into = append(refs, ref), append(into, v) }
-	if admin := a.Config[OptionAdmin]; admin != "" {
+	if admin := a.Config[target.OptionAdmin]; admin != "" {
 		vault, path, _ := strings.Cut(admin, "/")
 		want(&a.Admin, fsm.Ref{Vault: vault, Path: path})
 	}

@@ -29,6 +29,7 @@ type world struct {
 	store *fsm.Store
 	keys  *keyring.Keyring
 
+	real  bool // in real time, for real servers
 	mu    sync.Mutex
 	build fsmtest.Builder
 	// lose decides what becomes of a record: what Propose answers instead, and whether it applies all the same.
@@ -158,11 +159,15 @@ func (w *world) elect(e *rotate.Engine) (stop func()) {
 // put stores a value of one field.
 func (w *world) put(path, field, value string) {
 	w.t.Helper()
+	w.putFields(path, target.Value{field: secret.Copy([]byte(value))})
+}
+
+func (w *world) putFields(path string, value target.Value) {
+	w.t.Helper()
 	head, _ := w.store.Secret("ml", path)
 	version := max(head.Next, 1)
 	cl, _ := w.store.Cluster()
-	sealed, err := envelope.SealValue(w.keys, envelope.Bind{Cluster: cl.ID, Vault: "ml", Path: path, Version: uint64(version)}, 1,
-		target.Value{field: secret.Copy([]byte(value))})
+	sealed, err := envelope.SealValue(w.keys, envelope.Bind{Cluster: cl.ID, Vault: "ml", Path: path, Version: uint64(version)}, 1, value)
 	if err != nil {
 		w.t.Fatal(err)
 	}
@@ -219,12 +224,18 @@ func (w *world) history(path string) []fsm.RotationRecord { return w.store.Rotat
 // await lets virtual time pass until something holds.
 func (w *world) await(what string, holds func() bool) {
 	w.t.Helper()
+	step := time.Second
+	if w.real {
+		step = 2 * time.Millisecond
+	}
 	for range 100_000 {
-		synctest.Wait()
+		if !w.real {
+			synctest.Wait()
+		}
 		if holds() {
 			return
 		}
-		time.Sleep(time.Second)
+		time.Sleep(step)
 	}
 	w.t.Fatalf("waited for %s", what)
 }

@@ -51,6 +51,7 @@ func rotationTargets() map[string]target.Target {
 		"generated":  target.NewGenerated(),
 		"postgresql": target.NewPostgres(),
 		"mariadb":    target.NewMariaDB(),
+		"redis":      target.NewRedis(),
 	}
 }
 
