@@ -32,6 +32,7 @@ type cli struct {
 	Cert       certCmd       `cmd:"" help:"Issue client certificates."`
 	Token      tokenCmd      `cmd:"" help:"Revoke tokens."`
 	Policy     policyCmd     `cmd:"" help:"Manage and explain policies."`
+	Lease      leaseCmd      `cmd:"" help:"Users of databases made for one run, and dropped again."`
 	Pipeline   pipelineCmd   `cmd:"" help:"Manage pipelines: who runs them, what a run gets."`
 	Seal       sealCmd       `cmd:"" help:"Seal a value for a pipeline's variable, offline."`
 	Reseal     resealCmd     `cmd:"" help:"Seal the values of files to the newest keys of their pipelines."`
