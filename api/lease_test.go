@@ -81,7 +81,7 @@ func startLeases(t *testing.T) *leases {
 	l := &leases{t: t, pg: servertest.StartPostgres(t), clock: &clustertest.Clock{}, gates: map[string]*gates{}}
 	for _, id := range []string{"n1", "n2", "n3"} {
 		l.gates[id] = &gates{
-			Users: pgUsers{}, before: map[string]hook{}, after: map[string]hook{},
+			Users: target.NewPostgresUsers(), before: map[string]hook{}, after: map[string]hook{},
 		}
 	}
 	l.Cluster = apitest.Start(t, apitest.Options{

@@ -41,7 +41,7 @@ func (s *leaseService) PutRole(ctx context.Context, req *hizov1.PutLeaseRoleRequ
 		return nil, err
 	}
 	if err := engine.Check(req.GetKind(), req.GetConfig()); err != nil {
-		return nil, invalid("config", "%s", engine.Told(err))
+		return nil, invalid("config", "%v", err)
 	}
 	t.detail = fmt.Sprintf("%s, admin %s", role.Target, admin)
 	answer, err := s.gate.do(ctx, &call{

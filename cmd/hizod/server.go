@@ -102,8 +102,8 @@ func serve(ctx context.Context, cfg *Config, log *slog.Logger) (err error) {
 	}
 	defer mux.Close()
 
-	rotations := newRotations(log)
-	node, err := openNode(cfg, log, s, directory, mux, rotations.Duty)
+	rotations, leases := newRotations(log), newLeases(log)
+	node, err := openNode(cfg, log, s, directory, mux, rotations.Duty, leases.Duty)
 	if err != nil {
 		return err
 	}
@@ -124,7 +124,7 @@ func serve(ctx context.Context, cfg *Config, log *slog.Logger) (err error) {
 		log.Info("this node waits to be initialised: hizo cluster init --bootstrap FILE", "file", boot.path, "key_sha256", fp)
 	}
 	srv, err := api.NewServer(api.Config{
-		Node: node, BootstrapToken: boot.token, Development: cfg.Development, Logger: log, Version: version(), Rotations: rotations,
+		Node: node, BootstrapToken: boot.token, Development: cfg.Development, Logger: log, Version: version(), Rotations: rotations, Leases: leases,
 	})
 	if err != nil {
 		return err

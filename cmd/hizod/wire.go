@@ -8,6 +8,7 @@ import (
 	"log/slog"
 
 	"github.com/hizo/hizo/cluster"
+	"github.com/hizo/hizo/cluster/lease"
 	"github.com/hizo/hizo/cluster/rotate"
 	"github.com/hizo/hizo/cluster/rotate/target"
 	"github.com/hizo/hizo/crypto/seal"
@@ -58,6 +59,20 @@ func rotationTargets() map[string]target.Target {
 // newRotations makes the engine that rotates secrets while this node leads.
 func newRotations(log *slog.Logger) *rotate.Engine {
 	return rotate.New(rotate.Config{Targets: rotationTargets(), Logger: log})
+}
+
+// leaseUsers are what a lease can make a user of.
+func leaseUsers() map[string]target.Users {
+	return map[string]target.Users{
+		"postgresql": target.NewPostgresUsers(),
+		"mariadb":    target.NewMariaDBUsers(),
+		"redis":      target.NewRedisUsers(),
+	}
+}
+
+// newLeases makes the engine that makes users for one run, and drops them while this node leads.
+func newLeases(log *slog.Logger) *lease.Engine {
+	return lease.New(lease.Config{Users: leaseUsers(), Logger: log})
 }
 
 // openNode starts the node with everything it stands on.
