@@ -7,6 +7,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -20,7 +21,9 @@ import (
 	"github.com/hizo/hizo/api/inject"
 	"github.com/hizo/hizo/cluster"
 	"github.com/hizo/hizo/cluster/clustertest"
+	"github.com/hizo/hizo/cluster/lease"
 	"github.com/hizo/hizo/cluster/rotate"
+	"github.com/hizo/hizo/cluster/rotate/servertest"
 	"github.com/hizo/hizo/cluster/rotate/target"
 )
 
@@ -54,11 +57,21 @@ func TestClusterScripts(t *testing.T) {
 	c := apitest.Start(t, apitest.Options{
 		Options:   clustertest.Options{Duties: func(string) []cluster.Duty { return []cluster.Duty{rotations.Duty} }},
 		Configure: func(conf *api.Config) { conf.Rotations = rotations },
+		Leases: func(string) *lease.Engine {
+			return lease.New(lease.Config{Users: map[string]target.Users{"postgresql": target.NewPostgresUsers()}})
+		},
 	})
 	t.Run("scripts", func(t *testing.T) {
 		testscript.Run(t, testscript.Params{
 			Dir: "testdata/cluster", UpdateScripts: *update, RequireUniqueNames: true,
 			Setup: func(env *testscript.Env) error { return connectScript(c, env) },
+		})
+	})
+	t.Run("leases", func(t *testing.T) {
+		pg := servertest.StartPostgres(t)
+		testscript.Run(t, testscript.Params{
+			Dir: "testdata/leases", UpdateScripts: *update, RequireUniqueNames: true,
+			Setup: func(env *testscript.Env) error { return leaseScript(c, pg, env) },
 		})
 	})
 	t.Run("terminal", func(t *testing.T) { testTerminal(t, c) })
@@ -146,6 +159,21 @@ func connectScript(c *apitest.Cluster, env *testscript.Env) error {
 		"trust":  trust.String() + "\n",
 		"ca.pem": string(c.CA), "engineer": c.Engineer.Token, "workload": login.GetToken(), "train.cedar": policy,
 	} {
+		if err := os.WriteFile(filepath.Join(env.WorkDir, file), []byte(content), 0o600); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// leaseScript gives a script a PostgreSQL server: its port in $PGPORT, its CA in ca-pg.pem, its administrator's name and
+// password in files.
+func leaseScript(c *apitest.Cluster, pg *servertest.Postgres, env *testscript.Env) error {
+	if err := connectScript(c, env); err != nil {
+		return err
+	}
+	env.Setenv("PGPORT", strconv.Itoa(pg.Port))
+	for file, content := range map[string]string{"ca-pg.pem": pg.CA, "pg-user": pg.User, "pg-password": pg.Password} {
 		if err := os.WriteFile(filepath.Join(env.WorkDir, file), []byte(content), 0o600); err != nil {
 			return err
 		}
