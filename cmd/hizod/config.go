@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"github.com/goccy/go-yaml"
 )
@@ -19,15 +20,16 @@ const maxConfigSize = 1 << 20
 
 // Config is one node's configuration file. It holds no secret: the PIN and the join token are named by file.
 type Config struct {
-	Node    string        `yaml:"node"`     // this node's name, unique in the cluster; it never changes
-	DataDir string        `yaml:"data_dir"` // log, state, snapshots, share files; mode 0700
-	Peers   ListenConfig  `yaml:"peers"`    // Raft and the nodes' own calls
-	Clients ClientsConfig `yaml:"clients"`  // gRPC for clients
-	Gossip  GossipConfig  `yaml:"gossip"`   // optional; hints only
-	Seal    SealConfig    `yaml:"seal"`
-	Join    *JoinConfig   `yaml:"join"` // absent: this node waits to be initialised
-	Raft    RaftConfig    `yaml:"raft"`
-	Log     LogConfig     `yaml:"log"`
+	Node     string         `yaml:"node"`     // this node's name, unique in the cluster; it never changes
+	DataDir  string         `yaml:"data_dir"` // log, state, snapshots, share files; mode 0700
+	Peers    ListenConfig   `yaml:"peers"`    // Raft and the nodes' own calls
+	Clients  ClientsConfig  `yaml:"clients"`  // gRPC for clients
+	Gossip   GossipConfig   `yaml:"gossip"`   // optional; hints only
+	Seal     SealConfig     `yaml:"seal"`
+	Join     *JoinConfig    `yaml:"join"` // absent: this node waits to be initialised
+	Raft     RaftConfig     `yaml:"raft"`
+	Log      LogConfig      `yaml:"log"`
+	Rotation RotationConfig `yaml:"rotation"`
 
 	// Development marks the state for good: `hizod server` refuses it without this flag and `hizod dev` sets it.
 	Development bool `yaml:"development"`
@@ -90,6 +92,22 @@ type RaftConfig struct {
 	Profile string `yaml:"profile"` // lan (default) or wan
 	// SnapshotMiB is how much log may follow a snapshot before the next one is taken; default 64.
 	SnapshotMiB int `yaml:"snapshot_mib"`
+}
+
+// RotationConfig is what rotations may do from this node. Whichever node leads rotates: keep it the same on all.
+type RotationConfig struct {
+	// Commands that rotations may run, by the name that they choose them by.
+	Commands map[string]CommandConfig `yaml:"commands"`
+}
+
+// CommandConfig is one program.
+type CommandConfig struct {
+	Path    string        `yaml:"path"` // absolute
+	Args    []string      `yaml:"args"`
+	User    string        `yaml:"user"`    // who it runs as; needed where hizod runs as root
+	Timeout time.Duration `yaml:"timeout"` // default 20s
+	// SameUser lets it run as hizod's own user where that is not root.
+	SameUser bool `yaml:"same_user"`
 }
 
 // LogConfig of the server's own log on standard error.

@@ -3,6 +3,7 @@ package main
 import (
 	"strings"
 	"testing"
+	"time"
 )
 
 const goodConfig = `node: n1
@@ -26,6 +27,14 @@ func TestParseConfig(t *testing.T) {
 	}
 	if cfg.Peers.Advertise != "127.0.0.1:7301" || cfg.Raft.Profile != "lan" || cfg.Log.Level != "info" {
 		t.Errorf("defaults not filled in: %+v", cfg)
+	}
+
+	cfg, err = ParseConfig([]byte(goodConfig + "rotation:\n  commands:\n    mint:\n      path: /usr/local/libexec/mint\n      args: [a]\n      user: mint\n      timeout: 15s\n"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if c := cfg.Rotation.Commands["mint"]; c.Path != "/usr/local/libexec/mint" || c.Timeout != 15*time.Second || c.User != "mint" || len(c.Args) != 1 {
+		t.Errorf("a command: %+v", c)
 	}
 
 	for _, tt := range []struct{ name, old, new, want string }{

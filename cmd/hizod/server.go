@@ -102,7 +102,11 @@ func serve(ctx context.Context, cfg *Config, log *slog.Logger) (err error) {
 	}
 	defer mux.Close()
 
-	rotations, leases := newRotations(log), newLeases(log)
+	rotations, err := newRotations(cfg.Rotation, log)
+	if err != nil {
+		return err
+	}
+	leases := newLeases(log)
 	node, err := openNode(cfg, log, s, directory, mux, rotations.Duty, leases.Duty)
 	if err != nil {
 		return err

@@ -47,18 +47,31 @@ func fingerprint(s seal.Seal) (string, error) {
 }
 
 // rotationTargets are what a rotation can change outside of the cluster.
-func rotationTargets() map[string]target.Target {
+func rotationTargets(cfg RotationConfig) (map[string]target.Target, error) {
+	commands := make(map[string]target.Command, len(cfg.Commands))
+	for name, c := range cfg.Commands {
+		commands[name] = target.Command(c)
+	}
+	command, err := target.NewCommand(commands)
+	if err != nil {
+		return nil, err
+	}
 	return map[string]target.Target{
 		"generated":  target.NewGenerated(),
 		"postgresql": target.NewPostgres(),
 		"mariadb":    target.NewMariaDB(),
 		"redis":      target.NewRedis(),
-	}
+		"command":    command,
+	}, nil
 }
 
 // newRotations makes the engine that rotates secrets while this node leads.
-func newRotations(log *slog.Logger) *rotate.Engine {
-	return rotate.New(rotate.Config{Targets: rotationTargets(), Logger: log})
+func newRotations(cfg RotationConfig, log *slog.Logger) (*rotate.Engine, error) {
+	targets, err := rotationTargets(cfg)
+	if err != nil {
+		return nil, err
+	}
+	return rotate.New(rotate.Config{Targets: targets, Logger: log}), nil
 }
 
 // leaseUsers are what a lease can make a user of.
