@@ -22,7 +22,10 @@ type Subject struct {
 	Login  func(target.Value) error // tries a value without the target
 	Server Server
 
-	Overlap  bool // the old value stays valid until it is retired
+	Overlap bool // the old value stays valid until it is retired
+	// Through changes a configuration so that the server is reached at another port; nil: config port does.
+	Through func(config map[string]string, port int) map[string]string
+
 	External bool // something outside changes: Login fails with what is not valid, and Fence takes an attempt back
 	Stride   int  // cut and freeze at every so many answers; 0 or 1: at every single one. HIZO_TEST_ALL=1 overrules it
 }
@@ -60,6 +63,14 @@ func Target(t *testing.T, start func(*testing.T) Subject) {
 			x.check(t, s.Server.Log)
 		})
 	}
+}
+
+// through is a configuration that leads through a proxy.
+func (s Subject) through(config map[string]string, p *servertest.Proxy) map[string]string {
+	if s.Through != nil {
+		return s.Through(config, p.Port)
+	}
+	return p.Config(config)
 }
 
 // trial is a subject with the calls that are made to it.
@@ -182,7 +193,7 @@ func first(t *testing.T, x *trial) {
 	for k, v := range x.Config {
 		config[k] = v
 	}
-	if config["mode"] != "alternating" && x.External {
+	if config["mode"] != "alternating" && x.First["username"].Len() > 0 {
 		config["username"] = string(x.First["username"].Reveal())
 	}
 	x.Config = config
@@ -276,7 +287,7 @@ func lost(l losing) func(*testing.T, *trial) {
 			a := x.attempt(t, old)
 			x.do(t, a, l.before...)
 			through := a
-			through.Config = proxy.Config(a.Config)
+			through.Config = x.through(a.Config, proxy)
 			proxy.Cut(n)
 			moment := proxy.Met()
 			err := x.try(t, l.call, through, patience)
@@ -335,7 +346,7 @@ func freezing(t *testing.T, x *trial, meanwhile func(*testing.T, target.Attempt,
 	for n := 0; n < answers; n = next(x.Stride, n) {
 		a := x.attempt(t, old)
 		through := a
-		through.Config = proxy.Config(a.Config)
+		through.Config = x.through(a.Config, proxy)
 		proxy.Freeze(n)
 		moment := proxy.Met()
 		err := x.seen(until(t, moment, func(ctx context.Context) error { return x.Target.Apply(ctx, through) }))
@@ -360,8 +371,15 @@ func wrongAdmin(t *testing.T, x *trial) {
 		t.Skip("there is no administrator")
 	}
 	a := x.attempt(t, x.First)
-	wrong := a
-	wrong.Admin = target.Value{"username": a.Admin["username"], "password": secret.Copy([]byte("wrong-administrator-password"))}
+	wrong, empty := a, a
+	wrong.Admin, empty.Admin = target.Value{}, target.Value{}
+	for name, b := range a.Admin {
+		if name == "username" {
+			wrong.Admin[name], empty.Admin[name] = b, b
+		} else {
+			wrong.Admin[name] = secret.Copy([]byte("wrong-administrator-password"))
+		}
+	}
 	x.value(wrong.Admin)
 	for _, s := range []stage{apply, retire, fence} {
 		if s.name == retire.name && !x.Overlap {
@@ -375,8 +393,6 @@ func wrongAdmin(t *testing.T, x *trial) {
 		x.valid(t, "the old value", x.First)
 		x.refused(t, "the new value", a.New)
 	}
-	empty := a
-	empty.Admin = target.Value{"username": a.Admin["username"]}
 	if err := x.try(t, apply, empty, patience); !errors.Is(err, target.ErrPermanent) {
 		t.Fatalf("apply with an administrator without password: %v", err)
 	}
