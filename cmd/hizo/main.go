@@ -38,9 +38,11 @@ type cli struct {
 	Reseal     resealCmd     `cmd:"" help:"Seal the values of files to the newest keys of their pipelines."`
 	Rotation   rotationCmd   `cmd:"" help:"Rotate secrets, on schedule or on demand."`
 	Run        runCmd        `cmd:"" help:"Run a command with injected secrets."`
+	Agent      agentCmd      `cmd:"" help:"Keep files, a command or a socket supplied with secrets."`
 	Audit      auditCmd      `cmd:"" help:"Read, export and verify the audit log."`
 	Version    versionCmd    `cmd:"" help:"Show the version of this program."`
 	Completion completionCmd `cmd:"" help:"Print a completion script for a shell."`
+	Guard      guardCmd      `cmd:"" name:"__guard" hidden:"" help:"Removes files in memory when the program that made them has ended."`
 	Complete   completeCmd   `cmd:"" name:"__complete" hidden:"" help:"Candidates for a completion script."`
 }
 
@@ -61,9 +63,9 @@ func run(args []string) int {
 	if err != nil {
 		return s.fail(usageError(err))
 	}
-	// `run` handles signals by itself: its command gets them.
+	// `run` and `agent` handle signals by themselves: their commands get them.
 	s.ctx = context.Background()
-	if strings.Fields(command.Command())[0] != "run" {
+	if name := strings.Fields(command.Command())[0]; name != "run" && name != "agent" {
 		var stop context.CancelFunc
 		s.ctx, stop = signal.NotifyContext(s.ctx, os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
 		defer stop()

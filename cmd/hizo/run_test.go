@@ -6,40 +6,61 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/hizo/hizo/api/hizov1"
-	"github.com/hizo/hizo/api/inject"
-	"github.com/hizo/hizo/api/name"
-	"github.com/hizo/hizo/crypto/hybrid"
+	"github.com/hizo/hizo/cmd/hizo/internal/mask"
+	"github.com/hizo/hizo/cmd/hizo/internal/values"
 	"github.com/hizo/hizo/crypto/secret"
 )
 
-func reference(t *testing.T, text string) name.Reference {
-	t.Helper()
-	r, err := name.ParseReference(text)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return r
-}
-
 func TestEnvironment(t *testing.T) {
-	ref := reference(t, "hizo://ml/db#password")
-	values := map[name.Reference]secret.Bytes{ref: secret.New([]byte("a=b\nc"))}
-	vars := []variable{{name: "PW", ref: &ref}, {name: "PLAIN", plain: ""}}
-	inherited := []string{"A=1", "PW=old", "HIZO_TOKEN=t", "HIZO_TOKEN_FILE=f", "HIZO_SECRET_ID=s", "HIZO_ADDRS=x", "PLAIN=old"}
-	env, files, err := environment(false, inherited, vars, values)
-	if want := []string{"A=1", "HIZO_ADDRS=x", "PW=a=b\nc", "PLAIN="}; err != nil || len(files) != 0 || !slices.Equal(env, want) {
-		t.Errorf("got %q, %v, want %q", env, err, want)
+	set := func(value string) *values.Set {
+		return &values.Set{Values: []values.Value{{Name: "PW", Bytes: secret.New([]byte(value))}, {Name: "PIPE", Bytes: secret.New([]byte("p"))}}}
 	}
-	env, _, err = environment(true, inherited, vars, values)
-	if want := []string{"PW=a=b\nc", "PLAIN="}; err != nil || !slices.Equal(env, want) {
-		t.Errorf("pristine: got %q, %v, want %q", env, err, want)
+	job := &runJob{
+		vars:      []variable{{name: "PW", want: &values.Want{Name: "PW"}}, {name: "PLAIN", plain: ""}},
+		inherited: []string{"A=1", "PW=old", "HIZO_TOKEN=t", "HIZO_TOKEN_FILE=f", "HIZO_SECRET_ID=s", "HIZO_ADDRS=x", "PLAIN=old", "PIPE=old"},
+	}
+	cmd, err := job.Command(set("a=b\nc"))
+	if want := []string{"A=1", "HIZO_ADDRS=x", "PLAIN=", "PW=a=b\nc", "PIPE=p"}; err != nil || len(cmd.Files) != 0 || !slices.Equal(cmd.Env, want) {
+		t.Errorf("got %q, %v, want %q", cmd.Env, err, want)
+	}
+	job.pristine = true
+	cmd, err = job.Command(set("a=b\nc"))
+	if want := []string{"PLAIN=", "PW=a=b\nc", "PIPE=p"}; err != nil || !slices.Equal(cmd.Env, want) {
+		t.Errorf("pristine: got %q, %v, want %q", cmd.Env, err, want)
 	}
 	for what, value := range map[string]string{"NUL": "hunter2\x00", "too large": strings.Repeat("hunter2", maxVariable/7+1)} {
-		_, _, err := environment(false, nil, vars, map[name.Reference]secret.Bytes{ref: secret.New([]byte(value))})
+		_, err := job.Command(set(value))
 		if err == nil || strings.Contains(err.Error(), "hunter2") || !strings.Contains(err.Error(), "--secret-file") {
 			t.Errorf("%s: got %v", what, err)
 		}
+	}
+}
+
+// What was hidden once stays hidden: the command may print what it had before.
+func TestMasksGrow(t *testing.T) {
+	m := &maskings{note: t.Logf}
+	through := func(p *mask.Patterns, text string) string {
+		var out strings.Builder
+		w := p.Masker(&out)
+		if _, err := w.Write([]byte(text)); err != nil {
+			t.Fatal(err)
+		}
+		w.Close()
+		return out.String()
+	}
+	set := func(value string) *values.Set {
+		return &values.Set{Values: []values.Value{{Name: "PW", Bytes: secret.New([]byte(value))}}}
+	}
+	first := m.with(set("hunter-one"))
+	second := m.with(set("hunter-two"))
+	if got := through(second, "hunter-one hunter-two"); got != "**** ****" {
+		t.Errorf("got %q", got)
+	}
+	if got := through(first, "hunter-one hunter-two"); got != "**** hunter-two" {
+		t.Errorf("the first patterns were changed: %q", got)
+	}
+	if m.with(set("hunter-one")) != second {
+		t.Error("patterns were made again for nothing")
 	}
 }
 
@@ -54,24 +75,22 @@ func TestVariablesWinInOrder(t *testing.T) {
 	}
 	c := runCmd{
 		EnvFile: []string{file("a", "X=1\nY=1\nZ=hizo://ml/db#f\n"), file("b", "Y=2\n")},
-		Env:     []string{"X=hizo://ml/db#g@2"}, SecretFile: []string{"F=hizo://ml/db#h"},
+		Env:     []string{"X=hizo://ml/db#g@2"}, SecretFile: []string{"F=hizo://ml/db#h"}, SecretFD: []string{"D=hizo://ml/db#i"},
 	}
-	vars, err := c.variables()
+	vars, err := c.variables(nil)
 	if err != nil {
 		t.Fatal(err)
 	}
 	var got []string
 	for _, v := range vars {
 		text := v.name + "=" + v.plain
-		if v.ref != nil {
-			text += v.ref.String()
+		if v.want != nil {
+			text += v.want.Ref.String()
 		}
-		if v.file {
-			text += " file"
-		}
+		text += []string{"", " file", " descriptor"}[v.as]
 		got = append(got, text)
 	}
-	want := []string{"Z=hizo://ml/db#f", "Y=2", "X=hizo://ml/db#g@2", "F=hizo://ml/db#h file"}
+	want := []string{"Z=hizo://ml/db#f", "Y=2", "X=hizo://ml/db#g@2", "F=hizo://ml/db#h file", "D=hizo://ml/db#i descriptor"}
 	if !slices.Equal(got, want) {
 		t.Errorf("got %q, want %q", got, want)
 	}
@@ -79,48 +98,14 @@ func TestVariablesWinInOrder(t *testing.T) {
 
 func TestReserved(t *testing.T) {
 	for name, want := range map[string]bool{
-		"PATH": true, "HOME": true, "LD_PRELOAD": true, "LD_": true, "LC_ALL": true, "DYLD_INSERT_LIBRARIES": true,
+		"PATH": true, "HOME": true, "LD_PRELOAD": true, "LC_ALL": true, "DYLD_INSERT_LIBRARIES": true, "HIZO_TOKEN": true,
 		"PATHS": false, "MY_PATH": false, "LDAP": false, "LANG": false,
 	} {
-		if reserved(name) != want {
-			t.Errorf("reserved(%s) is %v", name, !want)
-		}
-	}
-}
-
-// A server, or somebody in its place, can't pass off one value as another's.
-func TestOpenRefusesMisplacedValues(t *testing.T) {
-	key, err := hybrid.NewKey()
-	if err != nil {
-		t.Fatal(err)
-	}
-	cluster := strings.Repeat("ab", 16)
-	seal := func(path string, version uint32, value string) *hizov1.InjectResponse_Value {
-		sealed, err := inject.SealValue(key.Public(), inject.Target{
-			Cluster: cluster, Principal: "workload/train", Vault: "ml", Path: path, Field: "f", Version: version,
-		}, secret.New([]byte(value)))
-		if err != nil {
-			t.Fatal(err)
-		}
-		return &hizov1.InjectResponse_Value{Version: version, Sealed: sealed}
-	}
-	refs := []name.Reference{reference(t, "hizo://ml/a#f"), reference(t, "hizo://ml/b#f@2")}
-	answer := func(values ...*hizov1.InjectResponse_Value) *hizov1.InjectResponse {
-		return &hizov1.InjectResponse{ClusterId: cluster, Principal: "workload/train", Values: values}
-	}
-	values, err := open(key, refs, answer(seal("a", 7, "one"), seal("b", 2, "two")))
-	if err != nil || string(values[refs[0]].Reveal()) != "one" || string(values[refs[1]].Reveal()) != "two" {
-		t.Fatalf("open: %v", err)
-	}
-	for what, bad := range map[string]*hizov1.InjectResponse{
-		"swapped":                  answer(seal("b", 2, "two"), seal("a", 7, "one")),
-		"one too few":              answer(seal("a", 7, "one")),
-		"another version":          answer(seal("a", 7, "one"), seal("b", 1, "old")),
-		"another version claimed":  answer(seal("a", 7, "one"), &hizov1.InjectResponse_Value{Version: 2, Sealed: seal("b", 1, "old").GetSealed()}),
-		"sealed to another caller": {ClusterId: cluster, Principal: "workload/other", Values: answer(seal("a", 7, "one"), seal("b", 2, "two")).GetValues()},
-	} {
-		if _, err := open(key, refs, bad); err == nil {
-			t.Errorf("%s: accepted", what)
+		for _, allow := range []bool{false, true} {
+			c := runCmd{Env: []string{name + "=hizo://ml/db#f"}, AllowReserved: allow}
+			if _, err := c.variables(nil); (err == nil) != (allow || !want) {
+				t.Errorf("%s, allowed %v: %v", name, allow, err)
+			}
 		}
 	}
 }

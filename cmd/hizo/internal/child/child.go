@@ -32,14 +32,20 @@ type Command struct {
 	Masks *mask.Patterns
 }
 
+// StartError says why the system did not start a command.
+type StartError struct{ Err error }
+
+func (e *StartError) Error() string { return "start the command: " + e.Err.Error() }
+func (e *StartError) Unwrap() error { return e.Err }
+
 // Replace becomes the command: same process, so signals and exit code are its own. It returns on failure only.
 func (c Command) Replace() error {
 	for _, f := range c.Files {
 		if _, err := unix.FcntlInt(f.Fd(), unix.F_SETFD, 0); err != nil {
-			return err
+			return &StartError{err}
 		}
 	}
-	return syscall.Exec(c.Path, c.Argv, c.Env)
+	return &StartError{syscall.Exec(c.Path, c.Argv, c.Env)}
 }
 
 // Status is how a child ended.

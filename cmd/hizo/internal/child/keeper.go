@@ -96,7 +96,7 @@ func (k *Keeper) Start(cmd Command) (*Child, error) {
 	p, err := os.StartProcess(cmd.Path, cmd.Argv, &os.ProcAttr{Env: cmd.Env, Files: files, Sys: attr})
 	if err != nil {
 		c.outputs.close()
-		return nil, err
+		return nil, &StartError{err}
 	}
 	c.process, c.pid = p, p.Pid
 	k.child = c

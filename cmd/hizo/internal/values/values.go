@@ -22,6 +22,8 @@ type Value struct {
 	Version uint32
 	// Pinned to its version by its reference: it never changes.
 	Pinned bool
+	// Leased for this run alone.
+	Leased bool
 	// Text names the source for a person; it is no secret.
 	Text string
 }
@@ -103,15 +105,16 @@ const (
 	retryMax   = 5 * time.Minute
 )
 
-// Follow delivers a set whenever the values may have changed, until ctx ends. Only the newest waits to be taken.
+// Follow delivers a set whenever the values may have changed, until ctx ends. Only the newest waits to be taken. due
+// says that there was no Fetch yet.
 // Failures are told to note, once each, and tried again: whoever has values goes on with them.
-func Follow(ctx context.Context, src Source, note func(format string, args ...any)) <-chan *Set {
+func Follow(ctx context.Context, src Source, due bool, note func(format string, args ...any)) <-chan *Set {
 	news := make(chan *Set, 1)
 	go func() {
 		defer close(news)
 		pause := retryFirst
 		said := ""
-		for due := false; ; {
+		for {
 			var set *Set
 			var err error
 			if !due {
