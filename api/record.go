@@ -161,7 +161,11 @@ func (g *gate) denials(c *call, r *round, verdicts []*verdict, why *verdict) ([]
 		case !v.decision.Allowed:
 			audits[i].Decision = fsm.Denied
 		case why.set == nil: // refused by a rule beyond the policies
-			audits[i].Decision, audits[i].Detail = fsm.Denied, why.missing
+			audits[i].Decision = fsm.Denied
+			if audits[i].Detail != "" {
+				audits[i].Detail += ": "
+			}
+			audits[i].Detail += why.missing
 		default:
 			audits[i].Decision, audits[i].Detail = fsm.Failed, "refused together with another reference"
 		}

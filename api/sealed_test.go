@@ -351,14 +351,14 @@ func testOwnersGrantNothing(t *testing.T, p *pipelines) {
 		"a reference":              p.set(p.owner, "train", "B=hizo://ml/db#password"),
 		"a reference among sealed": p.set(p.owner, "train", "C", "B=hizo://ml/db#password"),
 		"a reference replaced":     p.set(p.owner, "train", "REF"),
-		"a reference taken away": second(pipelines.SetVariables(ctx, &hizov1.SetVariablesRequest{
+		"a reference taken away": errorOf(pipelines.SetVariables(ctx, &hizov1.SetVariablesRequest{
 			Vault: "ml", Name: "train", Unset: []string{"REF"},
 		})),
-		"an identity":            second(pipelines.SetIdentities(ctx, &hizov1.SetIdentitiesRequest{Vault: "ml", Name: "mine", Add: []string{"mine"}})),
-		"an identity at once":    second(pipelines.CreatePipeline(ctx, &hizov1.CreatePipelineRequest{Vault: "ml", Name: "mine2", Identities: []string{"mine"}})),
-		"an identity taken away": second(pipelines.SetIdentities(ctx, &hizov1.SetIdentitiesRequest{Vault: "ml", Name: "train", Remove: []string{"train"}})),
-		"values kept offline":    second(pipelines.SetOffline(ctx, &hizov1.SetOfflineRequest{Vault: "ml", Name: "train", Seconds: 60})),
-		"deleting":               second(pipelines.DeletePipeline(ctx, &hizov1.DeletePipelineRequest{Vault: "ml", Name: "train"})),
+		"an identity":            errorOf(pipelines.SetIdentities(ctx, &hizov1.SetIdentitiesRequest{Vault: "ml", Name: "mine", Add: []string{"mine"}})),
+		"an identity at once":    errorOf(pipelines.CreatePipeline(ctx, &hizov1.CreatePipelineRequest{Vault: "ml", Name: "mine2", Identities: []string{"mine"}})),
+		"an identity taken away": errorOf(pipelines.SetIdentities(ctx, &hizov1.SetIdentitiesRequest{Vault: "ml", Name: "train", Remove: []string{"train"}})),
+		"values kept offline":    errorOf(pipelines.SetOffline(ctx, &hizov1.SetOfflineRequest{Vault: "ml", Name: "train", Seconds: 60})),
+		"deleting":               errorOf(pipelines.DeletePipeline(ctx, &hizov1.DeletePipelineRequest{Vault: "ml", Name: "train"})),
 		"by a workload":          p.set(p.train, "train", "D"),
 	} {
 		if apitest.Reason(err) != denied {
@@ -373,14 +373,14 @@ func testOwnersGrantNothing(t *testing.T, p *pipelines) {
 		err    error
 		reason string
 	}{
-		"an identity of another pipeline": {second(p.Engineer.Pipelines().SetIdentities(ctx, &hizov1.SetIdentitiesRequest{Vault: "ml", Name: "mine", Add: []string{"train"}})), hizov1.ReasonExists},
-		"an identity that is not there":   {second(p.Engineer.Pipelines().SetIdentities(ctx, &hizov1.SetIdentitiesRequest{Vault: "ml", Name: "mine", Add: []string{"nobody"}})), hizov1.ReasonNotFound},
-		"a user as identity":              {second(p.Engineer.Pipelines().SetIdentities(ctx, &hizov1.SetIdentitiesRequest{Vault: "ml", Name: "mine", Add: []string{"user/olga"}})), hizov1.ReasonInvalid},
-		"no vault":                        {second(p.Engineer.Pipelines().CreatePipeline(ctx, &hizov1.CreatePipelineRequest{Vault: "hr", Name: "x"})), hizov1.ReasonNotFound},
+		"an identity of another pipeline": {errorOf(p.Engineer.Pipelines().SetIdentities(ctx, &hizov1.SetIdentitiesRequest{Vault: "ml", Name: "mine", Add: []string{"train"}})), hizov1.ReasonExists},
+		"an identity that is not there":   {errorOf(p.Engineer.Pipelines().SetIdentities(ctx, &hizov1.SetIdentitiesRequest{Vault: "ml", Name: "mine", Add: []string{"nobody"}})), hizov1.ReasonNotFound},
+		"a user as identity":              {errorOf(p.Engineer.Pipelines().SetIdentities(ctx, &hizov1.SetIdentitiesRequest{Vault: "ml", Name: "mine", Add: []string{"user/olga"}})), hizov1.ReasonInvalid},
+		"no vault":                        {errorOf(p.Engineer.Pipelines().CreatePipeline(ctx, &hizov1.CreatePipelineRequest{Vault: "hr", Name: "x"})), hizov1.ReasonNotFound},
 		"no pipeline":                     {p.set(p.Engineer, "nothing", "A"), hizov1.ReasonNotFound},
 		"a reserved variable":             {p.set(p.Engineer, "train", "LD_PRELOAD"), hizov1.ReasonInvalid},
 		"a second spelling":               {p.set(p.Engineer, "train", "X=hizo://ml//db#password"), hizov1.ReasonInvalid},
-		"both kinds":                      {second(p.Engineer.Pipelines().SetVariables(ctx, &hizov1.SetVariablesRequest{Vault: "ml", Name: "train", Set: []*hizov1.PipelineVariable{{Name: "X", Reference: "hizo://ml/db#f", Seal: "hizo:v1:"}}})), hizov1.ReasonInvalid},
+		"both kinds":                      {errorOf(p.Engineer.Pipelines().SetVariables(ctx, &hizov1.SetVariablesRequest{Vault: "ml", Name: "train", Set: []*hizov1.PipelineVariable{{Name: "X", Reference: "hizo://ml/db#f", Seal: "hizo:v1:"}}})), hizov1.ReasonInvalid},
 		"the name twice":                  {p.set(p.Engineer, "train", "X", "X"), hizov1.ReasonInvalid},
 	} {
 		if apitest.Reason(c.err) != c.reason {
@@ -389,7 +389,7 @@ func testOwnersGrantNothing(t *testing.T, p *pipelines) {
 	}
 }
 
-func second[T any](_ T, err error) error { return err }
+func errorOf[T any](_ T, err error) error { return err }
 
 // A pipeline that a disk was edited to hold grants and opens nothing.
 func testForgedPipelinesGrantNothing(t *testing.T, p *pipelines) {

@@ -16,7 +16,7 @@ import (
 )
 
 type resealCmd struct {
-	Files    []string `arg:"" name:"file" type:"path" help:"Files of variables: dotenv, YAML or JSON."`
+	Files    []string `arg:"" name:"file" sep:"none" help:"Files of variables: dotenv, YAML or JSON."`
 	Pipeline string   `placeholder:"VAULT/NAME" help:"Refuse values of another pipeline (default: that whose key they were sealed to)."`
 	As       string   `placeholder:"FORMAT" help:"Read the files as dotenv, yaml or json, whatever their names say."`
 	DryRun   bool     `help:"Change no file; only tell what would change."`
