@@ -12,6 +12,7 @@ import (
 	"github.com/hizo/hizo/cluster/lease"
 	"github.com/hizo/hizo/cluster/rotate/target"
 	"github.com/hizo/hizo/crypto/envelope"
+	"github.com/hizo/hizo/crypto/keyring"
 	"github.com/hizo/hizo/crypto/secret"
 	"github.com/hizo/hizo/fsm"
 )
@@ -19,15 +20,15 @@ import (
 // server stands in for a database that answers at once: what is measured is what leases cost the cluster.
 type server struct {
 	dropped atomic.Int64
-	answer  func() error // nil: yes
+	answer  atomic.Pointer[func(context.Context, target.User) error] // nil: yes
 }
 
 func (s *server) Check(map[string]string) error             { return nil }
 func (s *server) Create(context.Context, target.User) error { return nil }
 func (s *server) Renew(context.Context, target.User) error  { return nil }
-func (s *server) Drop(context.Context, target.User) error {
-	if s.answer != nil {
-		if err := s.answer(); err != nil {
+func (s *server) Drop(ctx context.Context, u target.User) error {
+	if answer := s.answer.Load(); answer != nil {
+		if err := (*answer)(ctx, u); err != nil {
 			return err
 		}
 	}
@@ -46,11 +47,11 @@ type world struct {
 func start(t testing.TB, nodes int) *world {
 	t.Helper()
 	w := &world{t: t, clock: &clustertest.Clock{}, server: &server{}}
-	engine := lease.New(lease.Config{Users: map[string]target.Users{"stub": w.server}, Clock: w.clock.Now, Pause: 10 * time.Millisecond})
+	engine := lease.New(lease.Config{Users: map[string]target.Users{"stub": w.server}, Clock: w.clock.Now, Pause: 10 * time.Millisecond, Timeout: time.Second})
 	w.Cluster = clustertest.Start(t, clustertest.Options{
 		Nodes: nodes, Clock: w.clock, Duties: func(string) []cluster.Duty { return []cluster.Duty{engine.Duty} },
 	})
-	w.vault()
+	w.secret()
 	w.role("db", "stub one")
 	w.ok(w.command(fsm.KindWorkloadPut, "user/test", fsm.WorkloadPut{Workload: fsm.Workload{Name: "train"}}))
 	return w
@@ -72,12 +73,10 @@ func (w *world) ok(cmd fsm.Command) fsm.Result {
 	return r
 }
 
-// vault holds the credential that a role names.
-func (w *world) vault() {
-	keys, err := w.Leader().Keyring()
-	if err != nil {
-		w.t.Fatal(err)
-	}
+// secret makes the vault ml and the credential that roles name.
+func (w *world) secret() {
+	w.t.Helper()
+	keys := w.keys()
 	key, err := keys.Generate("vault/ml", 1)
 	if err != nil {
 		w.t.Fatal(err)
@@ -87,22 +86,33 @@ func (w *world) vault() {
 	w.ok(w.command(fsm.KindVaultCreate, "user/test", fsm.VaultCreate{Vault: vault, Key: fsm.WrappedKey{
 		Purpose: key.Purpose, Generation: key.Generation, RootGeneration: key.RootGeneration, Ciphertext: key.Ciphertext,
 	}}))
-	sealed, err := envelope.SealValue(keys, envelope.Bind{Cluster: keys.Cluster(), Vault: "ml", Path: "admin", Version: 1}, 1,
+	w.put("admin")
+}
+
+func (w *world) put(path string) {
+	w.t.Helper()
+	keys := w.keys()
+	sealed, err := envelope.SealValue(keys, envelope.Bind{Cluster: keys.Cluster(), Vault: "ml", Path: path, Version: 1}, 1,
 		map[string]secret.Bytes{"username": secret.New([]byte("boss")), "password": secret.New([]byte("pw"))})
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	w.ok(w.command(fsm.KindSecretPut, "user/test", fsm.SecretPut{Vault: "ml", Path: "admin", Version: 1, CAS: -1, Data: fsm.SealedValue(sealed)}))
+	w.ok(w.command(fsm.KindSecretPut, "user/test", fsm.SecretPut{Vault: "ml", Path: path, Version: 1, CAS: -1, Data: fsm.SealedValue(sealed)}))
 }
 
-func (w *world) mac(record fsm.MACed) []byte {
+func (w *world) keys() *keyring.Keyring {
 	w.t.Helper()
 	keys, err := w.Leader().Keyring()
 	if err != nil {
 		w.t.Fatal(err)
 	}
+	return keys
+}
+
+func (w *world) mac(record fsm.MACed) []byte {
+	w.t.Helper()
 	c, _ := w.Leader().Store().Cluster()
-	mac, err := keys.MAC(c.MACGeneration, record.MACDomain(), record.MACBody())
+	mac, err := w.keys().MAC(c.MACGeneration, record.MACDomain(), record.MACBody())
 	if err != nil {
 		w.t.Fatal(err)
 	}
@@ -110,10 +120,12 @@ func (w *world) mac(record fsm.MACed) []byte {
 }
 
 // role makes a role at a server of that name.
-func (w *world) role(name, server string) {
+func (w *world) role(name, server string) { w.roleOf(name, server, "admin") }
+
+func (w *world) roleOf(name, server, admin string) {
 	w.t.Helper()
 	role := fsm.LeaseRole{
-		Vault: "ml", Name: name, Kind: "stub", Target: server, AdminVault: "ml", AdminPath: "admin",
+		Vault: "ml", Name: name, Kind: "stub", Target: server, AdminVault: "ml", AdminPath: admin,
 		DefaultTTL: 3_600_000, MaxTTL: 24 * 3_600_000, Limit: fsm.MaxRoleLeases, By: "user/test",
 	}
 	rand.Read(role.Revision[:])
@@ -124,6 +136,14 @@ func (w *world) role(name, server string) {
 // open makes a lease of a role that expires at a time, and activates it.
 func (w *world) open(role string, expires int64) fsm.Lease {
 	w.t.Helper()
+	l := w.newLease(role, expires)
+	w.ok(w.command(fsm.KindLeaseCreate, l.Principal, fsm.LeaseCreate{Lease: l}))
+	w.ok(w.command(fsm.KindLeaseActivate, l.Principal, fsm.LeaseActivate{ID: l.ID}))
+	return l
+}
+
+func (w *world) newLease(role string, expires int64) fsm.Lease {
+	w.t.Helper()
 	leader := w.Leader()
 	r, _ := leader.Store().LeaseRole("ml", role)
 	l := fsm.Lease{
@@ -133,8 +153,6 @@ func (w *world) open(role string, expires int64) fsm.Lease {
 	rand.Read(l.ID[:])
 	l.Username = lease.Username(l.ID)
 	l.MAC = w.mac(l)
-	w.ok(w.command(fsm.KindLeaseCreate, l.Principal, fsm.LeaseCreate{Lease: l}))
-	w.ok(w.command(fsm.KindLeaseActivate, l.Principal, fsm.LeaseActivate{ID: l.ID}))
 	return l
 }
 
