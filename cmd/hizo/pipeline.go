@@ -332,7 +332,11 @@ func (c *pipelineKeyCmd) Run(s *session) error {
 		return err
 	}
 	if c.Rotate {
-		s.note("new key %s; %s opens until %s: reseal before (hizo reseal FILE...)", out.GetKey().GetId(), out.GetOldId(), clock(out.GetOldUntilUnix()))
+		old := fmt.Sprintf("opens until %s: reseal before (hizo reseal FILE...)", clock(out.GetOldUntilUnix()))
+		if c.Keep.seconds() == 0 {
+			old = "opens nothing any more"
+		}
+		s.note("new key %s; %s %s", out.GetKey().GetId(), out.GetOldId(), old)
 	}
 	if c.Output != "" {
 		return writeOver(c.Output, out.GetFile(), 0o644)
