@@ -63,14 +63,14 @@ func TestClusterScripts(t *testing.T) {
 	})
 	t.Run("scripts", func(t *testing.T) {
 		testscript.Run(t, testscript.Params{
-			Dir: "testdata/cluster", UpdateScripts: *update, RequireUniqueNames: true,
+			Dir: "testdata/cluster", UpdateScripts: *update, RequireUniqueNames: true, Cmds: awaiting(c),
 			Setup: func(env *testscript.Env) error { return connectScript(c, env) },
 		})
 	})
 	t.Run("leases", func(t *testing.T) {
 		pg := servertest.StartPostgres(t)
 		testscript.Run(t, testscript.Params{
-			Dir: "testdata/leases", UpdateScripts: *update, RequireUniqueNames: true,
+			Dir: "testdata/leases", UpdateScripts: *update, RequireUniqueNames: true, Cmds: awaiting(c),
 			Setup: func(env *testscript.Env) error { return leaseScript(c, pg, env) },
 		})
 	})

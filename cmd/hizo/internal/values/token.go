@@ -13,9 +13,15 @@ const leastPause = 10 * time.Second
 // KeepToken renews the client's token for as long as the cluster lets it, each time when half of what was left is over.
 // It returns when ctx ends, or when the token has reached its end.
 func KeepToken(ctx context.Context, auth hizov1.AuthServiceClient, note func(format string, args ...any)) {
-	me, err := auth.WhoAmI(ctx, &hizov1.WhoAmIRequest{})
-	if err != nil {
-		return // whatever is wrong, the values' own calls say it
+	var me *hizov1.WhoAmIResponse
+	for pause := leastPause; ; pause = min(2*pause, retryMax) {
+		var err error
+		if me, err = auth.WhoAmI(ctx, &hizov1.WhoAmIRequest{}); err == nil {
+			break
+		}
+		if !sleep(ctx, pause) { // whatever is wrong, the values' own calls say it
+			return
+		}
 	}
 	expires, end := time.Unix(me.GetExpiresUnix(), 0), time.Unix(me.GetMaxExpiresUnix(), 0)
 	ttl := time.Until(expires)
