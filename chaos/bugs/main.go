@@ -159,7 +159,7 @@ func (b bug) hunt(ctx context.Context, o options) (string, error) {
 			return "", err
 		}
 		for line := range strings.Lines(string(out)) {
-			if strings.Contains(line, "VIOLATION") && says.MatchString(line) {
+			if strings.HasPrefix(strings.TrimSpace(line), "VIOLATION") && says.MatchString(line) {
 				line = strings.TrimSpace(strings.TrimPrefix(strings.TrimSpace(line), "VIOLATION"))
 				return fmt.Sprintf("seed %d: %s", seed, short(line)), nil
 			}
