@@ -111,6 +111,10 @@ chaos-smoke: hizod ## The same for three seeds, under two minutes
 	$(GO) build -o $(TOOLS)/chaos ./chaos/run
 	$(TOOLS)/chaos -hizod bin/hizod -dir build/chaos-smoke -seed 1 -seeds 3 -duration 12s $(CHAOSFLAGS)
 
+.PHONY: chaos-fast
+chaos-fast: ## Raft, proposer and state machine in virtual time, 10,000 seeds; SIMFLAGS='-sim.seed 5 -sim.seeds 1'
+	$(GO) test ./cluster -run 'TestSim$$' -count=1 -timeout 60m -v -sim.seeds 10000 $(SIMFLAGS) | grep -v '^ *\(---\|===\) .*\(PASS\|RUN\|CONT\|PAUSE\|NAME\)'
+
 .PHONY: chaos-bugs
 chaos-bugs: ## Break one promise after the other on purpose, and demand that a run notices (chaos/BUGS.md)
 	@tools/install-deps.sh softhsm2 iproute2 nftables

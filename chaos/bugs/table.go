@@ -105,4 +105,19 @@ var table = []bug{
 		edits: []edit{{"fsm/apply.go", "	if cmd.Term != 0 && cmd.Term != t.term {\n", "	if false && cmd.Term != 0 && cmd.Term != t.term {\n"}},
 		test:  []string{"./fsm", "-run", "Fence|Term"}, says: `(?i)fence|term`,
 	},
+	{
+		name: "unknown-called-no-by-proposer", promise: "3: an unknown outcome is called unknown",
+		edits: []edit{{"cluster/errors.go", "	case errors.Is(err, raft.ErrNotLeader),\n", "	case errors.Is(err, raft.ErrNotLeader), errors.Is(err, raft.ErrLeadershipLost),\n"}},
+		test:  []string{"./cluster", "-run", "TestSim$", "-sim.seeds=150"}, says: `linearizability`,
+	},
+	{
+		name: "retry-applied-twice-in-virtual-time", promise: "3: a retry takes effect once",
+		edits: []edit{{"fsm/dedupe.go", "	known := find[request](t, objRequest(cmd.Request, cmd.Principal))\n", "	known := find[request](t, objRequest(cmd.Request, cmd.Principal))\n	known = nil\n"}},
+		test:  []string{"./cluster", "-run", "TestSim$", "-sim.seeds=150"}, says: `linearizability`,
+	},
+	{
+		name: "token-not-looked-at-in-apply", promise: "2: once a revocation has committed, no later-committing read succeeds",
+		edits: []edit{{"fsm/apply.go", "		o := t.lookup(reads[i].Object)\n		index := uint64(0)\n", "		if strings.HasPrefix(reads[i].Object, \"token/\") {\n			continue\n		}\n		o := t.lookup(reads[i].Object)\n		index := uint64(0)\n"}},
+		test:  []string{"./cluster", "-run", "TestSim$", "-sim.seeds=150"}, says: `revocation`,
+	},
 }

@@ -19,7 +19,9 @@ type layer string
 // clusters for tests; apitest puts the API on top of that. A layer may always import itself.
 var mayImport = map[layer][]layer{
 	"cmd":                 {"api", "api/hizov1", "cluster", "crypto", "fsm", "transport"},
-	"chaos":               {"api", "api/apitest", "api/hizov1", "cluster", "cluster/clustertest", "crypto", "fsm", "transport"},
+	"chaos":               {"api", "api/apitest", "api/hizov1", "chaos/check", "chaos/history", "cluster", "cluster/clustertest", "crypto", "fsm", "transport"},
+	"chaos/check":         {"api", "chaos/history", "cluster", "fsm"},
+	"chaos/history":       {},
 	"api":                 {"api/hizov1", "cluster", "crypto", "fsm", "transport"},
 	"api/apitest":         {"api", "api/hizov1", "cluster", "cluster/clustertest", "crypto", "fsm", "transport"},
 	"api/hizov1":          {},
@@ -35,7 +37,8 @@ var mayImport = map[layer][]layer{
 var mayImportInTests = map[layer][]layer{
 	"cmd":     {"api/apitest", "cluster/clustertest"},
 	"api":     {"api/apitest", "cluster/clustertest"},
-	"cluster": {"cluster/clustertest", "transport"},
+	// The fast chaos harness needs what cluster does not export, and is judged by the checkers of the other one.
+	"cluster": {"cluster/clustertest", "transport", "chaos/check", "chaos/history"},
 }
 
 // onlyIn keeps packages that need cgo out of everything but the two that are made of them (the seal, and
