@@ -35,8 +35,8 @@ var mayImport = map[layer][]layer{
 
 // mayImportInTests is allowed to _test.go files on top of mayImport.
 var mayImportInTests = map[layer][]layer{
-	"cmd":     {"api/apitest", "cluster/clustertest"},
-	"api":     {"api/apitest", "cluster/clustertest"},
+	"cmd": {"api/apitest", "cluster/clustertest"},
+	"api": {"api/apitest", "cluster/clustertest"},
 	// The fast chaos harness needs what cluster does not export, and is judged by the checkers of the other one.
 	"cluster": {"cluster/clustertest", "transport", "chaos/check", "chaos/history"},
 }
