@@ -143,7 +143,7 @@ func (s *session) liveValues(p *kong.Positional, last string) []string {
 	if p.Name == "role" {
 		return []string{"SecurityEngineer", "Auditor", "Operator", "PipelineOwner"}
 	}
-	if p.Name != "vault/path" && p.Name != "vault[/prefix]" {
+	if p.Name != "vault/path" && p.Name != "vault[/prefix]" && p.Name != "vault[/path]" {
 		return nil
 	}
 	s.g.Timeout = 2 * time.Second

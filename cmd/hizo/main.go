@@ -39,6 +39,8 @@ type cli struct {
 	Rotation   rotationCmd   `cmd:"" help:"Rotate secrets, on schedule or on demand."`
 	Run        runCmd        `cmd:"" help:"Run a command with injected secrets."`
 	Agent      agentCmd      `cmd:"" help:"Keep files, a command or a socket supplied with secrets."`
+	Watch      watchCmd      `cmd:"" help:"Follow what changes: names and versions, never values."`
+	Consumers  consumersCmd  `cmd:"" help:"List who uses which version of a secret."`
 	Audit      auditCmd      `cmd:"" help:"Read, export and verify the audit log."`
 	Version    versionCmd    `cmd:"" help:"Show the version of this program."`
 	Completion completionCmd `cmd:"" help:"Print a completion script for a shell."`
