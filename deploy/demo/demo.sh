@@ -35,7 +35,7 @@ stop_nodes() {
   local file pid
   for file in "$dir"/cluster/nodes/*/pid; do
     pid=$(cat "$file" 2>/dev/null) || continue
-    if tr '\0' ' ' <"/proc/$pid/cmdline" 2>/dev/null | grep -qF "server --config ${file%pid}config.yaml"; then
+    if { tr '\0' ' ' <"/proc/$pid/cmdline"; } 2>/dev/null | grep -qF "server --config ${file%pid}config.yaml"; then
       kill -KILL "$pid" 2>/dev/null || true
     fi
   done

@@ -34,7 +34,8 @@ def rows(user, password):
     query = "SELECT sepal_length, sepal_width, petal_length, petal_width, class FROM iris ORDER BY id"
     done = subprocess.run(
         ["psql", "-XAtq", "-F", ",", "-d", "iris", "-U", user, "-c", query],
-        env={**os.environ, "PGPASSWORD": password}, capture_output=True, text=True)
+        env={**os.environ, "PGPASSWORD": password}, capture_output=True, text=True,
+        start_new_session=True)  # the signal is for this job, not for a query under way
     if done.returncode != 0:
         raise RuntimeError(done.stderr.strip())
     lines = [line.split(",") for line in done.stdout.splitlines()]
