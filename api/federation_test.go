@@ -446,10 +446,10 @@ func TestIssuersAndBindings(t *testing.T) {
 			b.Issuer, b.Match, b.Condition = "github", nil, `context.claims.hasTag("ref")`
 		}), hizov1.ReasonInvalid},
 		"one's own repository":   {b(func(b *hizov1.Binding) { b.Issuer = "github" }), ""},
-		"delete what is not":     {second(c.Engineer.Issuers().DeleteBinding(ctx, &hizov1.DeleteBindingRequest{Name: "x"})), hizov1.ReasonNotFound},
-		"get what is not":        {second(c.Engineer.Issuers().GetIssuer(ctx, &hizov1.GetIssuerRequest{Name: "x"})), hizov1.ReasonNotFound},
-		"test what is not":       {second(c.Engineer.Issuers().TestBinding(ctx, &hizov1.TestBindingRequest{Name: "x", Token: "y"})), hizov1.ReasonNotFound},
-		"a workload may not put": {second(c.login(nil).Issuers().PutBinding(ctx, &hizov1.PutBindingRequest{Binding: &hizov1.Binding{Name: "b", Issuer: "ci", Workload: "train", Match: match("a", "b")}})), hizov1.ReasonPermissionDenied},
+		"delete what is not":     {errOnly(c.Engineer.Issuers().DeleteBinding(ctx, &hizov1.DeleteBindingRequest{Name: "x"})), hizov1.ReasonNotFound},
+		"get what is not":        {errOnly(c.Engineer.Issuers().GetIssuer(ctx, &hizov1.GetIssuerRequest{Name: "x"})), hizov1.ReasonNotFound},
+		"test what is not":       {errOnly(c.Engineer.Issuers().TestBinding(ctx, &hizov1.TestBindingRequest{Name: "x", Token: "y"})), hizov1.ReasonNotFound},
+		"a workload may not put": {errOnly(c.login(nil).Issuers().PutBinding(ctx, &hizov1.PutBindingRequest{Binding: &hizov1.Binding{Name: "b", Issuer: "ci", Workload: "train", Match: match("a", "b")}})), hizov1.ReasonPermissionDenied},
 	} {
 		if got := apitest.Reason(a.err); got != a.want {
 			t.Errorf("%s: %v", name, a.err)
@@ -477,7 +477,7 @@ func TestIssuersAndBindings(t *testing.T) {
 	}
 }
 
-func second[T any](_ T, err error) error { return err }
+func errOnly[T any](_ T, err error) error { return err }
 
 func TestBindingIsTested(t *testing.T) {
 	c := startCI(t)

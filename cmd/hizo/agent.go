@@ -19,7 +19,8 @@ type agentCmd struct {
 	Config string `required:"" type:"path" placeholder:"FILE" help:"What to keep up to date, in YAML."`
 	Check  bool   `help:"Check the configuration, say what it asks for, and end."`
 
-	LoginWorkload string `placeholder:"NAME" help:"Log in as this workload first; the token stays in memory."`
+	workloadLogin
+	LoginWorkload string `xor:"who" placeholder:"NAME" help:"Log in as this workload first; the token stays in memory."`
 	SecretIDFile  string `name:"secret-id-file" type:"path" placeholder:"FILE" help:"The one-time secret id for --login-workload."`
 }
 
@@ -50,7 +51,7 @@ func (c *agentCmd) Run(s *session) error {
 	if err != nil {
 		return err
 	}
-	login := &runCmd{LoginWorkload: c.LoginWorkload, SecretIDFile: c.SecretIDFile}
+	login := &runCmd{workloadLogin: c.workloadLogin, LoginWorkload: c.LoginWorkload, SecretIDFile: c.SecretIDFile}
 	cl, err := login.connect(s)
 	if err != nil {
 		return err
@@ -64,7 +65,9 @@ func (c *agentCmd) Run(s *session) error {
 	}
 	keep, cancel := context.WithCancel(ctx)
 	defer cancel()
-	go values.KeepToken(keep, cl.Auth(), func(format string, args ...any) { log.Warn(fmt.Sprintf(format, args...)) })
+	if !c.given() { // a workload identity logs in again by itself
+		go values.KeepToken(keep, cl.Auth(), func(format string, args ...any) { log.Warn(fmt.Sprintf(format, args...)) })
+	}
 	code, err := a.Run(ctx)
 	if err != nil {
 		return s.cannotStart("the command", err)

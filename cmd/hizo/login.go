@@ -26,7 +26,9 @@ type loginCmd struct {
 	SecretIDFile  string `name:"secret-id-file" xor:"secretid" placeholder:"FILE" help:"Read the secret id from a file."`
 	SecretIDStdin bool   `name:"secret-id-stdin" xor:"secretid" help:"Read the secret id from standard input."`
 
-	Cert string `xor:"who" type:"path" placeholder:"FILE" help:"Log in by a client certificate (PEM)."`
+	workloadLogin
+
+	Cert string `xor:"who" type:"path" placeholder:"FILE" help:"Log in by a client certificate, or an X.509-SVID (PEM)."`
 	Key  string `type:"path" placeholder:"FILE" help:"The certificate's private key (PEM)."`
 
 	TTL time.Duration `help:"How long the login lasts (default and bounds are the server's)."`
@@ -49,12 +51,7 @@ func (c *loginCmd) Run(s *session) error {
 			return err
 		}
 	}
-	cl, err := client.New(cfg)
-	if err != nil {
-		return err
-	}
-	defer cl.Close()
-	answer, err := c.login(s, cl)
+	answer, err := c.login(s, cfg)
 	if err != nil {
 		return err
 	}
@@ -80,14 +77,27 @@ func (c *loginCmd) check() error {
 	switch {
 	case c.Enrol && c.User == "":
 		return errors.New("--enrol makes a new user: name it with --user NAME")
-	case c.User == "" && c.Workload == "" && c.Cert == "":
-		return errors.New("say who logs in: --user NAME, --workload NAME, or --cert FILE --key FILE")
+	case c.User == "" && c.Workload == "" && c.Cert == "" && !c.given():
+		return errors.New("say who logs in: --user NAME, --workload NAME, --cert FILE --key FILE, or as a workload --workload-token FILE, --kubernetes, --github, --gitlab VARIABLE, --spiffe")
 	}
 	return nil
 }
 
-func (c *loginCmd) login(s *session, cl *client.Client) (*hizov1.LoginResponse, error) {
+func (c *loginCmd) login(s *session, cfg client.Config) (*hizov1.LoginResponse, error) {
 	ttl := seconds(c.TTL)
+	if c.given() {
+		return c.workloadLogin.login(s.ctx, s, cfg, ttl)
+	}
+	if cfg.Certificate != nil {
+		if cert, err := cfg.Certificate(); err == nil && isSVID(cert) {
+			return loginSPIFFE(s.ctx, cfg, cert, c.As, ttl)
+		}
+	}
+	cl, err := client.New(cfg)
+	if err != nil {
+		return nil, err
+	}
+	defer cl.Close()
 	switch {
 	case c.Enrol:
 		return c.enrol(s, cl)

@@ -31,6 +31,8 @@ type cli struct {
 	Workload   workloadCmd   `cmd:"" help:"Manage identities of pipelines."`
 	Cert       certCmd       `cmd:"" help:"Issue client certificates."`
 	Token      tokenCmd      `cmd:"" help:"Revoke tokens."`
+	Issuer     issuerCmd     `cmd:"" help:"Whose word is taken for who a machine is."`
+	Binding    bindingCmd    `cmd:"" help:"Which workload those are who have certain claims."`
 	Policy     policyCmd     `cmd:"" help:"Manage and explain policies."`
 	Lease      leaseCmd      `cmd:"" help:"Users of databases made for one run, and dropped again."`
 	Pipeline   pipelineCmd   `cmd:"" help:"Manage pipelines: who runs them, what a run gets."`

@@ -44,7 +44,8 @@ type runCmd struct {
 	StopSignal string        `default:"TERM" placeholder:"NAME" help:"With --on-change restart: the signal that ends the command."`
 	KillAfter  time.Duration `default:"30s" help:"With --on-change restart: the time that the command has to end, before SIGKILL. With exec: that of the reload command."`
 
-	LoginWorkload string `placeholder:"NAME" help:"Log in as this workload first; the token stays in memory."`
+	workloadLogin
+	LoginWorkload string `xor:"who" placeholder:"NAME" help:"Log in as this workload first; the token stays in memory."`
 	SecretIDFile  string `name:"secret-id-file" type:"path" placeholder:"FILE" help:"The one-time secret id for --login-workload."`
 	Execution     string `placeholder:"TEXT" help:"Names this run in the audit log (default: the command's name)."`
 
@@ -161,7 +162,7 @@ func (c *runCmd) job(argv []string) (*runJob, error) {
 	if err != nil {
 		return nil, err
 	}
-	job := &runJob{argv: argv, vars: vars, pristine: c.Pristine, inherited: os.Environ(), mode: os.FileMode(mode)}
+	job := &runJob{argv: argv, vars: vars, pristine: c.Pristine, inherited: c.inherited(os.Environ()), mode: os.FileMode(mode)}
 	job.wants.Execution = c.Execution
 	if job.wants.Execution == "" {
 		job.wants.Execution = filepath.Base(argv[0]) // arguments may be secrets
@@ -222,12 +223,18 @@ func (s *session) cannotStart(command string, err error) error {
 
 // connect logs in where asked to, with a token that is not written anywhere.
 func (c *runCmd) connect(s *session) (*client.Client, error) {
-	if c.LoginWorkload == "" {
+	if c.LoginWorkload == "" && !c.given() {
 		return s.connect()
 	}
 	cfg, err := s.config()
 	if err != nil {
 		return nil, err
+	}
+	if c.given() {
+		if cfg.Token, err = c.workloadLogin.source(s.ctx, s, cfg); err != nil {
+			return nil, err
+		}
+		return client.New(cfg)
 	}
 	cl, err := client.New(cfg)
 	if err != nil {
