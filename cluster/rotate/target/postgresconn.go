@@ -16,6 +16,9 @@ import (
 // A leader that hangs loses its session, and with it what it had not committed.
 const pgLimits = `SET LOCAL statement_timeout = '10s'; SET LOCAL lock_timeout = '5s'; SET LOCAL idle_in_transaction_session_timeout = '10s'`
 
+// pgMaxMessage bounds what a server can make us hold.
+const pgMaxMessage = 1 << 20
+
 // pgServer is where a PostgreSQL server is.
 type pgServer struct {
 	address
@@ -43,6 +46,7 @@ func pgConnect(ctx context.Context, s step, server pgServer, l login, name strin
 	c.User, c.Password = l.username, string(l.password.Reveal())
 	c.Fallbacks = nil
 	c.RuntimeParams = map[string]string{"application_name": name}
+	c.MaxProtocolMessageBodyLen = pgMaxMessage
 	c.RequireAuth = "scram-sha-256"                      // no server is told a password, and none lets in whoever comes
 	c.DefaultQueryExecMode = pgx.QueryExecModeExec       // no prepared statements: a pooler may stand between
 	c.OnNotice = func(*pgconn.PgConn, *pgconn.Notice) {} // text of the server

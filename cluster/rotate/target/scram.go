@@ -112,6 +112,7 @@ func saltOf(ctx context.Context, conn net.Conn, config *tls.Config, role, databa
 	}
 	nonce := rand.Text()
 	front := pgproto3.NewFrontend(conn, conn)
+	front.SetMaxBodyLen(pgMaxMessage)
 	front.Send(&pgproto3.StartupMessage{
 		ProtocolVersion: pgproto3.ProtocolVersion30,
 		Parameters:      map[string]string{"user": role, "database": database},
