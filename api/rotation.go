@@ -126,8 +126,8 @@ func (s *rotationService) rotation(req *hizov1.SetRotationRequest) (fsm.Rotation
 		case "password", "secret", "token", "private_key":
 			return fail(invalid("options", "options are readable to whoever owns a disk, and hold no secrets: put %s into a secret and name that by admin=VAULT/PATH", option))
 		}
-		if _, err := name.Field(option); err != nil || len(value) > fsm.MaxRotationText {
-			return fail(invalid("options", "%q is no option, or its value has more than %d bytes", option, fsm.MaxRotationText))
+		if _, err := name.Field(option); err != nil || len(value) > fsm.MaxRotationOption {
+			return fail(invalid("options", "%q is no option, or its value has more than %d bytes", option, fsm.MaxRotationOption))
 		}
 		r.Options = append(r.Options, fsm.RotationOption{Name: option, Value: value})
 	}

@@ -22,7 +22,8 @@ package fsm
 // Limits of rotations, part of the replicated behaviour as those of limits.go.
 const (
 	MaxRotationOptions = 32   // options of one target
-	MaxRotationText    = 1024 // bytes of one option, and of one failure
+	MaxRotationOption  = 8192 // bytes of one option: a certificate, or two
+	MaxRotationText    = 1024 // bytes of one failure
 	MaxRotationRecords = 50   // ended attempts kept of one secret
 )
 

@@ -286,7 +286,7 @@ func TestRotationSetIsChecked(t *testing.T) {
 		},
 		"an option twice": func(r *fsm.Rotation) { r.Options = []fsm.RotationOption{{Name: "a"}, {Name: "a"}} },
 		"a long option": func(r *fsm.Rotation) {
-			r.Options = []fsm.RotationOption{{Name: "a", Value: strings.Repeat("x", fsm.MaxRotationText+1)}}
+			r.Options = []fsm.RotationOption{{Name: "a", Value: strings.Repeat("x", fsm.MaxRotationOption+1)}}
 		},
 	} {
 		r := good

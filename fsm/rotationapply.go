@@ -27,7 +27,7 @@ func (t *tx) rotationSet(b *RotationSet) outcome {
 		return refuse(CodeInvalid)
 	}
 	for i, o := range r.Options {
-		if !segment(o.Name) || len(o.Value) > MaxRotationText || i > 0 && r.Options[i-1].Name >= o.Name {
+		if !segment(o.Name) || len(o.Value) > MaxRotationOption || i > 0 && r.Options[i-1].Name >= o.Name {
 			return refuse(CodeInvalid)
 		}
 	}

@@ -39,7 +39,7 @@ type rotationSetCmd struct {
 	TZ       string            `name:"tz" placeholder:"ZONE" help:"Time zone of --cron and --window, such as Europe/Berlin (default: UTC)."`
 	Window   string            `placeholder:"\"Mon-Fri 02:00-05:00\"" help:"Begin only in these hours; several with a semicolon between them."`
 	Target   string            `required:"" placeholder:"KIND" help:"What is changed outside: generated (nothing), postgresql, mariadb, redis, webhook, command."`
-	Option   map[string]string `mapsep:"none" placeholder:"NAME=VALUE" help:"An option of the target, such as host=db.internal or admin=VAULT/PATH; may be repeated. No secrets."`
+	Option   map[string]string `mapsep:"none" placeholder:"NAME=VALUE" help:"An option of the target, such as host=db.internal or admin=VAULT/PATH; NAME=@FILE reads a file; may be repeated. No secrets."`
 	Field    string            `placeholder:"FIELD" help:"Short for --option field=FIELD."`
 	Grace    time.Duration     `default:"10m" help:"How long the old value stays valid at least."`
 	Wait     bool              `name:"wait-for-consumers" help:"Keep the old value until every consumer has moved to the new one, or the deadline has passed."`
@@ -58,6 +58,15 @@ func (c *rotationSetCmd) Run(s *session) error {
 	options := maps.Clone(c.Option)
 	if options == nil {
 		options = map[string]string{}
+	}
+	for option, value := range options {
+		if file, is := strings.CutPrefix(value, "@"); is {
+			content, err := readFile(file, maxInput)
+			if err != nil {
+				return fmt.Errorf("--option %s: %w", option, err)
+			}
+			options[option] = string(content)
+		}
 	}
 	if c.Field != "" {
 		options["field"] = c.Field
@@ -116,7 +125,11 @@ func rotationTable(r *hizov1.Rotation) table {
 	t.add("secret", r.GetVault()+"/"+r.GetPath())
 	t.add("target", r.GetTarget())
 	for _, option := range slices.Sorted(maps.Keys(r.GetOptions())) {
-		t.add("  "+option, r.GetOptions()[option])
+		value, _, more := strings.Cut(r.GetOptions()[option], "\n")
+		if more {
+			value += " …"
+		}
+		t.add("  "+option, value)
 	}
 	t.add("when", when(r))
 	t.add("old value", retires(r))

@@ -98,6 +98,9 @@ type RaftConfig struct {
 type RotationConfig struct {
 	// Commands that rotations may run, by the name that they choose them by.
 	Commands map[string]CommandConfig `yaml:"commands"`
+	// WebhookAllow are networks that webhooks may be in although nodes refuse them otherwise: loopback, link-local,
+	// metadata services, the cluster itself.
+	WebhookAllow []string `yaml:"webhook_allow"`
 }
 
 // CommandConfig is one program.

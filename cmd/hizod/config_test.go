@@ -4,6 +4,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/hizo/hizo/cluster"
 )
 
 const goodConfig = `node: n1
@@ -72,4 +74,16 @@ func FuzzParseConfig(f *testing.F) {
 			t.Errorf("accepted without node or data_dir: %q", data)
 		}
 	})
+}
+
+func TestWebhookAllow(t *testing.T) {
+	for text, wrong := range map[string]bool{"10.7.0.0/16": false, "fd00::/8": false, "10.7.0.1": true, "everywhere": true} {
+		cfg, err := ParseConfig([]byte(goodConfig + "rotation:\n  webhook_allow: [\"" + text + "\"]\n"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := rotationTargets(cfg.Rotation, cluster.NewDirectory()); (err != nil) != wrong {
+			t.Errorf("webhook_allow %s: %v", text, err)
+		}
+	}
 }

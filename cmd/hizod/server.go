@@ -102,7 +102,7 @@ func serve(ctx context.Context, cfg *Config, log *slog.Logger) (err error) {
 	}
 	defer mux.Close()
 
-	rotations, err := newRotations(cfg.Rotation, log)
+	rotations, err := newRotations(cfg.Rotation, directory, log)
 	if err != nil {
 		return err
 	}

@@ -6,6 +6,8 @@ import (
 	"encoding/hex"
 	"fmt"
 	"log/slog"
+	"net"
+	"net/netip"
 
 	"github.com/hizo/hizo/cluster"
 	"github.com/hizo/hizo/cluster/lease"
@@ -47,7 +49,7 @@ func fingerprint(s seal.Seal) (string, error) {
 }
 
 // rotationTargets are what a rotation can change outside of the cluster.
-func rotationTargets(cfg RotationConfig) (map[string]target.Target, error) {
+func rotationTargets(cfg RotationConfig, members *cluster.Directory) (map[string]target.Target, error) {
 	commands := make(map[string]target.Command, len(cfg.Commands))
 	for name, c := range cfg.Commands {
 		commands[name] = target.Command(c)
@@ -56,18 +58,40 @@ func rotationTargets(cfg RotationConfig) (map[string]target.Target, error) {
 	if err != nil {
 		return nil, err
 	}
+	hook := target.Webhook{Cluster: func() []string { return memberHosts(members) }}
+	for _, text := range cfg.WebhookAllow {
+		prefix, err := netip.ParsePrefix(text)
+		if err != nil {
+			return nil, fmt.Errorf("rotation.webhook_allow: %q is no network such as 10.7.0.0/16", text)
+		}
+		hook.Allow = append(hook.Allow, prefix.Masked())
+	}
 	return map[string]target.Target{
 		"generated":  target.NewGenerated(),
 		"postgresql": target.NewPostgres(),
 		"mariadb":    target.NewMariaDB(),
 		"redis":      target.NewRedis(),
+		"webhook":    target.NewWebhook(hook),
 		"command":    command,
 	}, nil
 }
 
+// memberHosts are the hosts of the cluster's nodes.
+func memberHosts(members *cluster.Directory) []string {
+	var hosts []string
+	for _, id := range members.IDs() {
+		if p, ok := members.Peer(id); ok {
+			if host, _, err := net.SplitHostPort(p.Addr); err == nil {
+				hosts = append(hosts, host)
+			}
+		}
+	}
+	return hosts
+}
+
 // newRotations makes the engine that rotates secrets while this node leads.
-func newRotations(cfg RotationConfig, log *slog.Logger) (*rotate.Engine, error) {
-	targets, err := rotationTargets(cfg)
+func newRotations(cfg RotationConfig, members *cluster.Directory, log *slog.Logger) (*rotate.Engine, error) {
+	targets, err := rotationTargets(cfg, members)
 	if err != nil {
 		return nil, err
 	}
