@@ -99,14 +99,14 @@ race: ## Run every test under the race detector
 
 .PHONY: chaos
 chaos: hizod ## Ten minutes of faults on real clusters in network namespaces, and their checks; CHAOSFLAGS='-seed 7 -seeds 1 -keep'
-	@tools/install-deps.sh softhsm2 iproute2 nftables
+	@tools/install-deps.sh softhsm2 iproute2 nftables redis-server
 	@mkdir -p $(TOOLS)
 	$(GO) build -o $(TOOLS)/chaos ./chaos/run
 	$(TOOLS)/chaos -hizod bin/hizod -dir build/chaos -for 10m $(CHAOSFLAGS)
 
 .PHONY: chaos-smoke
 chaos-smoke: hizod ## The same for three seeds, under two minutes
-	@tools/install-deps.sh softhsm2 iproute2 nftables
+	@tools/install-deps.sh softhsm2 iproute2 nftables redis-server
 	@mkdir -p $(TOOLS)
 	$(GO) build -o $(TOOLS)/chaos ./chaos/run
 	$(TOOLS)/chaos -hizod bin/hizod -dir build/chaos-smoke -seed 1 -seeds 3 -duration 12s $(CHAOSFLAGS)
@@ -117,7 +117,7 @@ chaos-fast: ## Raft, proposer and state machine in virtual time, 10,000 seeds; S
 
 .PHONY: chaos-bugs
 chaos-bugs: ## Break one promise after the other on purpose, and demand that a run notices (chaos/BUGS.md)
-	@tools/install-deps.sh softhsm2 iproute2 nftables
+	@tools/install-deps.sh softhsm2 iproute2 nftables redis-server
 	@mkdir -p $(TOOLS)
 	$(GO) build -o $(TOOLS)/bugs ./chaos/bugs
 	$(TOOLS)/bugs -dir build/bugs

@@ -24,14 +24,14 @@ const (
 
 // Kinds of call.
 const (
-	Put     = "put"
-	CAS     = "cas"
-	Reveal  = "reveal"
-	Inject  = "inject"
-	Login   = "login"
-	Revoke  = "revoke"
-	UseOf   = "use" // a reveal whose point is its token
-	Refused = "refused"
+	Put    = "put"
+	CAS    = "cas"
+	Reveal = "reveal"
+	Inject = "inject"
+	Login  = "login"
+	Revoke = "revoke"
+	UseOf  = "use" // a reveal whose point is its token
+	Rotate = "rotate"
 )
 
 // Event is one call.

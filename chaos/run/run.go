@@ -31,6 +31,7 @@ type result struct {
 	Calls      map[string]int // kind/outcome
 	Linear     int            // calls that the linearizability check decided on
 	Revoked    int            // refusals after an acknowledged revocation
+	Rotated    int            // rotations that finished
 	Records    uint64         // of the audit log
 	Notes      int            // checkpoints seen on the way
 	Captured   int64          // bytes between nodes
@@ -53,8 +54,8 @@ func (r *result) line() string {
 	for _, name := range slices.Sorted(maps.Keys(r.Faults)) {
 		faults = append(faults, fmt.Sprintf("%s×%d", name, r.Faults[name]))
 	}
-	return fmt.Sprintf("seed %d: %s; %d calls (%d in order), %d refusals after revocation, %d audit records, %d checkpoints, %d replicas equal, whole after %.1f s; %s",
-		r.Seed, verdict, calls, r.Linear, r.Revoked, r.Records, r.Notes, r.States, r.Recovered, strings.Join(faults, " "))
+	return fmt.Sprintf("seed %d: %s; %d calls (%d in order), %d refusals after revocation, %d rotations, %d audit records, %d checkpoints, %d replicas equal, whole after %.1f s; %s",
+		r.Seed, verdict, calls, r.Linear, r.Revoked, r.Rotated, r.Records, r.Notes, r.States, r.Recovered, strings.Join(faults, " "))
 }
 
 func (r *result) json() string {
@@ -97,6 +98,12 @@ func oneRun(ctx context.Context, o options, seed uint64) (_ *result, err error) 
 		return nil, err
 	}
 	w := &workload.Workload{Record: rec, Connect: c.Client, Admin: c.Token(), Keys: 6}
+	var missing *lab.MissingError
+	if w.Redis, err = lab.StartRedis(up, filepath.Join(dir, "redis")); err == nil {
+		defer w.Redis.Close()
+	} else if !errors.As(err, &missing) {
+		return nil, err
+	}
 	if err := w.Setup(up); err != nil {
 		return nil, fmt.Errorf("set-up of the workload: %w", err)
 	}
@@ -193,6 +200,9 @@ func (r *result) examine(ctx context.Context, c *lab.Cluster, w *workload.Worklo
 	r.Revoked, violations = check.Revocation(events)
 	bad(violations...)
 	bad(check.Requests(events)...)
+
+	r.Rotated, violations = w.Rotated(ctx, events)
+	bad(violations...)
 
 	r.Notes = len(w.Notes())
 	last := uint64(0)

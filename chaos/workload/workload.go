@@ -15,6 +15,7 @@ import (
 	"github.com/hizo/hizo/api/hizov1"
 	"github.com/hizo/hizo/api/inject"
 	"github.com/hizo/hizo/chaos/history"
+	"github.com/hizo/hizo/chaos/lab"
 	"github.com/hizo/hizo/crypto/hybrid"
 )
 
@@ -31,6 +32,7 @@ type Workload struct {
 	Connect func(token string) (*client.Client, error)
 	Admin   string // token of a SecurityEngineer
 	Keys    int
+	Redis   *lab.Redis // nil: nothing is rotated
 
 	mu       sync.Mutex
 	canaries []string // some of the values that were written
@@ -55,6 +57,9 @@ func (w *Workload) Setup(ctx context.Context) error {
 		return err
 	}
 	if _, err := c.Identities().CreateWorkload(ctx, &hizov1.CreateWorkloadRequest{Name: "job"}); err != nil {
+		return err
+	}
+	if err := w.setupRotation(ctx, c); err != nil {
 		return err
 	}
 	_, err = c.Policies().PutPolicy(ctx, &hizov1.PutPolicyRequest{Name: "job", Text: `permit (principal == Hizo::Workload::"job", action == Hizo::Action::"inject", resource in Hizo::Vault::"` + Vault + `");`})
@@ -104,6 +109,7 @@ func (w *Workload) Run(ctx context.Context, seed uint64) {
 		wg.Go(func() { w.injects(ctx, fmt.Sprintf("job%d", i), rand.New(rand.NewPCG(seed, uint64(100+i)))) })
 	}
 	wg.Go(func() { w.revocations(ctx, rand.New(rand.NewPCG(seed, 200))) })
+	wg.Go(func() { w.rotations(ctx) })
 	wg.Go(func() { w.witness(ctx) })
 	wg.Wait()
 }
