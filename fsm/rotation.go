@@ -89,7 +89,8 @@ type RotationAttempt struct {
 	Since     int64 // when State began
 	Promoted  int64
 	Failures  uint32
-	Requested bool // by a person, not by the schedule
+	Requested bool   // by a person, not by the schedule
+	Why       string // RotationRetiring: why the old value may go
 }
 
 // RotationRecord is an attempt that ended.

@@ -114,7 +114,8 @@ func TestRotationStepByStep(t *testing.T) {
 	}
 	w.want(fsm.CodeDeleted, w.Read("user/alice", fsm.Ref{Vault: "ml", Path: "db", Version: 1}))
 	history := w.s.RotationHistory("ml", "db")
-	if len(history) != 1 || history[0].State != fsm.RotationRetired || history[0].Version != 2 || history[0].Old != 1 || history[0].Promoted == 0 {
+	if len(history) != 1 || history[0].State != fsm.RotationRetired || history[0].Version != 2 || history[0].Old != 1 || history[0].Promoted == 0 ||
+		history[0].Detail != "the grace is over" {
 		t.Errorf("history: %+v", history)
 	}
 	var kinds []fsm.EventKind

@@ -187,10 +187,15 @@ func (t *tx) rotationAdvance(cmd *Command, b *RotationAdvance) outcome {
 		if !due {
 			return superseded(ObjRotation(r.Vault, r.Path))
 		}
+		r.Attempt.Why = why
 		out.note, out.versions = why, []uint32{r.Attempt.Old}
 	case RotationRetired:
 		out.note, out.versions = t.retire(r), []uint32{r.Attempt.Old}
-		t.endAttempt(r, RotationRetired, out.note)
+		detail := r.Attempt.Why
+		if out.note != "" {
+			detail = also(detail, out.note)
+		}
+		t.endAttempt(r, RotationRetired, detail)
 		r.Failure = ""
 		t.putRotation(r)
 		return out

@@ -14,6 +14,7 @@ import (
 
 	"github.com/hizo/hizo/cluster/rotate"
 	"github.com/hizo/hizo/cluster/rotate/target"
+	"github.com/hizo/hizo/crypto/keyring"
 	"github.com/hizo/hizo/fsm"
 )
 
@@ -504,4 +505,66 @@ func TestUseIsOnRecord(t *testing.T) {
 			t.Errorf("%d records of use", n)
 		}
 	})
+}
+
+// A cluster that is sealed in the middle of a rotation goes on with it when it is unsealed.
+func TestSealedInTheMiddle(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w, s := newWorld(t), newAccount("first")
+		w.put("db", "password", "first")
+		w.set("db", "account", func(r *fsm.Rotation) { r.Every = 30 * 24 * time.Hour.Milliseconds() })
+		e := engine(map[string]target.Target{"account": s})
+		e.SetHook(func(at string) {
+			if at == "called apply" && s.count("apply") == 1 {
+				w.must(w.do(fsm.KindSealFlag, fsm.SealFlag{Sealed: true}))
+			}
+		})
+		stop := w.elect(e)
+		defer stop()
+		time.Sleep(3 * time.Hour)
+		synctest.Wait()
+		if n := len(s.calls); n != 2 || w.rotation("db").Attempt.State != fsm.RotationStaged {
+			t.Errorf("while it is sealed: %v, %+v", s.calls, w.rotation("db").Attempt)
+		}
+		cl, _ := w.store.Cluster()
+		w.must(w.do(fsm.KindUnsealed, fsm.Unsealed{Node: "n1", Method: "operators", Changed: cl.Changed}))
+		w.await("the end", func() bool { return len(w.history("db")) > 0 })
+		stop()
+		w.finished(s)
+	})
+}
+
+// A vault's key that is rotated meanwhile: what was encrypted before stays readable, and what was encrypted for the old
+// generation and not recorded yet is made again.
+func TestVaultKeyRotatedInTheMiddle(t *testing.T) {
+	for _, at := range []string{"called stage", "recorded stage", "recorded promote"} {
+		synctest.Test(t, func(t *testing.T) {
+			w, s := newWorld(t), newAccount("first")
+			w.put("db", "password", "first")
+			w.set("db", "account", nil)
+			e := engine(map[string]target.Target{"account": s})
+			var once sync.Once
+			e.SetHook(func(point string) {
+				if point == at {
+					once.Do(func() { w.nextVaultKey() })
+				}
+			})
+			stop := w.elect(e)
+			w.await("the end", func() bool { return len(w.history("db")) > 0 })
+			stop()
+			w.finished(s)
+		})
+	}
+}
+
+func (w *world) nextVaultKey() {
+	w.t.Helper()
+	key, err := w.keys.Generate(keyring.Vault("ml"), 2)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	w.wrapped = append(w.wrapped, key)
+	w.must(w.do(fsm.KindKeyAdd, fsm.KeyAdd{Key: fsm.WrappedKey{
+		Purpose: key.Purpose, Generation: 2, RootGeneration: key.RootGeneration, Ciphertext: key.Ciphertext,
+	}}))
 }

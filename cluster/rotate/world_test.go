@@ -29,6 +29,8 @@ type world struct {
 	store *fsm.Store
 	keys  *keyring.Keyring
 
+	wrapped []keyring.WrappedKey
+
 	real  bool // in real time, for real servers
 	mu    sync.Mutex
 	build fsmtest.Builder
@@ -58,8 +60,7 @@ func newWorld(t *testing.T) *world {
 		t.Fatal(err)
 	}
 	id := body.(*fsm.Genesis).Cluster.ID
-	var keys []keyring.WrappedKey
-	if w.keys, err = keyring.Open(keyring.NewRoot(), 1, id, func(p string, g uint32) (keyring.WrappedKey, error) { return keyring.Static(keys...)(p, g) }); err != nil {
+	if w.keys, err = keyring.Open(keyring.NewRoot(), 1, id, func(p string, g uint32) (keyring.WrappedKey, error) { return keyring.Static(w.wrapped...)(p, g) }); err != nil {
 		t.Fatal(err)
 	}
 	for _, purpose := range []string{keyring.MAC, keyring.Vault("ml")} {
@@ -67,7 +68,7 @@ func newWorld(t *testing.T) *world {
 		if err != nil {
 			t.Fatal(err)
 		}
-		keys = append(keys, key)
+		w.wrapped = append(w.wrapped, key)
 	}
 	w.must(genesis)
 	w.must(w.build.Enrol("alice", "t"))
@@ -104,9 +105,15 @@ type leader struct {
 	term uint64
 }
 
-func (leader) ID() string                           { return "n1" }
-func (l leader) Store() *fsm.Store                  { return l.store }
-func (l leader) Keyring() (*keyring.Keyring, error) { return l.keys, nil }
+func (leader) ID() string          { return "n1" }
+func (l leader) Store() *fsm.Store { return l.store }
+
+func (l leader) Keyring() (*keyring.Keyring, error) {
+	if c, _ := l.store.Cluster(); c.Sealed {
+		return nil, cluster.ErrSealed
+	}
+	return l.keys, nil
+}
 func (w *world) do(kind fsm.Kind, body any) fsm.Command {
 	w.mu.Lock()
 	defer w.mu.Unlock()

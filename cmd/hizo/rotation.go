@@ -34,16 +34,16 @@ func (c rotationOf) request() (*hizov1.RotationRequest, error) {
 
 type rotationSetCmd struct {
 	rotationOf
-	Every    time.Duration     `placeholder:"24h" xor:"when" help:"How often."`
+	Every    span              `placeholder:"24h" xor:"when" help:"How often."`
 	Cron     string            `placeholder:"\"0 3 * * *\"" xor:"when" help:"When, as in crontab(5)."`
 	TZ       string            `name:"tz" placeholder:"ZONE" help:"Time zone of --cron and --window, such as Europe/Berlin (default: UTC)."`
 	Window   string            `placeholder:"\"Mon-Fri 02:00-05:00\"" help:"Begin only in these hours; several with a semicolon between them."`
 	Target   string            `required:"" placeholder:"KIND" help:"What is changed outside: generated (nothing), postgresql, mariadb, redis, webhook, command."`
 	Option   map[string]string `mapsep:"none" placeholder:"NAME=VALUE" help:"An option of the target, such as host=db.internal or admin=VAULT/PATH; NAME=@FILE reads a file; may be repeated. No secrets."`
 	Field    string            `placeholder:"FIELD" help:"Short for --option field=FIELD."`
-	Grace    time.Duration     `default:"10m" help:"How long the old value stays valid at least."`
+	Grace    span              `default:"10m" help:"How long the old value stays valid at least."`
 	Wait     bool              `name:"wait-for-consumers" help:"Keep the old value until every consumer has moved to the new one, or the deadline has passed."`
-	Deadline time.Duration     `placeholder:"24h" help:"With --wait-for-consumers: when the old value goes at the latest."`
+	Deadline span              `placeholder:"24h" help:"With --wait-for-consumers: when the old value goes at the latest."`
 	Revoke   bool              `name:"revoke-issued" help:"When the old value goes, end what it was good for: leases made with it, and tokens of those that still use it."`
 }
 
@@ -76,8 +76,8 @@ func (c *rotationSetCmd) Run(s *session) error {
 		return err
 	}
 	r, err := cl.Rotations().Set(s.ctx, &hizov1.SetRotationRequest{
-		Vault: where.Vault, Path: where.Path, Target: c.Target, Options: options, EverySeconds: seconds(c.Every), Cron: c.Cron,
-		Zone: c.TZ, Window: c.Window, GraceSeconds: seconds(c.Grace), WaitForConsumers: c.Wait, DeadlineSeconds: seconds(c.Deadline),
+		Vault: where.Vault, Path: where.Path, Target: c.Target, Options: options, EverySeconds: c.Every.seconds(), Cron: c.Cron,
+		Zone: c.TZ, Window: c.Window, GraceSeconds: c.Grace.seconds(), WaitForConsumers: c.Wait, DeadlineSeconds: c.Deadline.seconds(),
 		RevokeIssued: c.Revoke,
 	})
 	if err != nil {
@@ -142,7 +142,11 @@ func rotationTable(r *hizov1.Rotation) table {
 		t.add("began", clock(r.GetStartedUnix()))
 	}
 	if r.GetRetiresUnix() != 0 {
-		t.add("old value goes", clock(r.GetRetiresUnix()))
+		label := "old value goes"
+		if r.GetWaitForConsumers() {
+			label = "goes at the latest"
+		}
+		t.add(label, clock(r.GetRetiresUnix()))
 	}
 	if r.GetFailure() != "" {
 		t.add("failure", r.GetFailure())
