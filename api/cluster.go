@@ -1,19 +1,16 @@
 package api
 
 import (
-	"bytes"
 	"context"
 	"crypto/sha256"
 	"crypto/subtle"
 	"encoding/hex"
-	"errors"
 	"fmt"
 	"net/netip"
 	"strings"
 	"time"
 
 	"filippo.io/age"
-	"filippo.io/age/armor"
 
 	"github.com/hizo/hizo/api/audit"
 	"github.com/hizo/hizo/api/auth"
@@ -80,7 +77,7 @@ func (s *clusterService) Init(ctx context.Context, req *hizov1.InitRequest) (*hi
 		return nil, invalid("require_hardware", "this node's keys are in a file: configure its PKCS#11 token, or initialise without demanding hardware")
 	}
 	result, err := s.node.Init(ctx, cluster.InitRequest{
-		Name: req.GetName(), Operators: len(recipients), Threshold: int(req.GetThreshold()),
+		Name: req.GetName(), Operators: len(recipients), Threshold: int(req.GetThreshold()), Recipients: req.GetOperators(),
 		EnrolmentHash: hash[:], EnrolmentRoles: []string{policy.SecurityEngineer}, EnrolmentTTL: enrolmentTTL,
 		Development: s.conf.Development, RequireHardware: req.GetRequireHardware(),
 	})
@@ -99,7 +96,7 @@ func (s *clusterService) Init(ctx context.Context, req *hizov1.InitRequest) (*hi
 		out.EnrolmentExpiresUnix = stored.Expires / 1000
 	}
 	for i, share := range result.Shares {
-		file, err := encryptShare(share, recipients[i])
+		file, err := share.Encrypt(recipients[i])
 		if err != nil {
 			return nil, fmt.Errorf("encrypt the share of operator %d: %w", i+1, err)
 		}
@@ -136,40 +133,17 @@ func recipientsOf(texts []string) ([]age.Recipient, error) {
 	seen := make(map[string]bool)
 	out := make([]age.Recipient, 0, len(texts))
 	for i, text := range texts {
-		if strings.ContainsAny(text, "\n\r") || len(text) > 8<<10 {
-			return nil, invalid("operators", "operator %d: one age recipient each", i+1)
-		}
-		list, err := age.ParseRecipients(strings.NewReader(text))
-		if err != nil || len(list) != 1 {
-			return nil, invalid("operators", "operator %d is not an age recipient (age1…): make one with `hizo operator keygen`", i+1)
+		to, err := shares.ParseRecipient(text)
+		if err != nil {
+			return nil, invalid("operators", "operator %d: %s", i+1, err)
 		}
 		if seen[text] {
 			return nil, invalid("operators", "operator %d has the same key as another: each share needs a holder of its own", i+1)
 		}
 		seen[text] = true
-		out = append(out, list[0])
+		out = append(out, to)
 	}
 	return out, nil
-}
-
-func encryptShare(share shares.Share, to age.Recipient) ([]byte, error) {
-	text, err := share.Text()
-	if err != nil {
-		return nil, err
-	}
-	var out bytes.Buffer
-	armored := armor.NewWriter(&out)
-	w, err := age.Encrypt(armored, to)
-	if err != nil {
-		return nil, err
-	}
-	if _, err := w.Write([]byte(text + "\n")); err != nil {
-		return nil, err
-	}
-	if err := errors.Join(w.Close(), armored.Close()); err != nil {
-		return nil, err
-	}
-	return out.Bytes(), nil
 }
 
 // Status says how this node is, to anybody what it takes to unseal it and find the leader, and to whoever

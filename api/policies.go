@@ -197,7 +197,7 @@ func resourceOf(action policy.Action, text string) (policy.Resource, error) {
 		return policy.System(), nil
 	}
 	switch action {
-	case policy.List, policy.VaultCreate:
+	case policy.List, policy.VaultCreate, policy.VaultRotateKey:
 		_, err := name.Vault(text)
 		return policy.Vault(text), err
 	case policy.Reveal, policy.Inject, policy.Put, policy.Versions, policy.Delete, policy.Undelete, policy.Destroy:

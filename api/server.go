@@ -32,6 +32,7 @@ type Node interface {
 	Log
 	Ceremonies
 	Membership
+	Keys
 
 	ID() string
 	Initialised() bool
@@ -49,6 +50,13 @@ type Log interface {
 	ProposeAfter(ctx context.Context, cmd fsm.Command, enqueued func()) (fsm.Result, error)
 	ForwardRecord(ctx context.Context, cmd fsm.Command) (fsm.Result, error) // of this node's clients, from any node
 	Store() *fsm.Store
+}
+
+// Keys makes the records by which the cluster's own keys are renewed.
+type Keys interface {
+	VaultKeyBody(vault string) (fsm.KeyAdd, error)
+	OperatorsBody(recipients []string, threshold int) (fsm.OperatorsPropose, error)
+	Rotatable(subject string) error
 }
 
 // Ceremonies begin or unseal a cluster.
@@ -136,6 +144,7 @@ func (s *Server) register(r *grpc.Server) {
 	hizov1.RegisterSecretServiceServer(r, &secretService{Server: s})
 	hizov1.RegisterIdentityServiceServer(r, &identityService{Server: s})
 	hizov1.RegisterPolicyServiceServer(r, &policyService{Server: s})
+	hizov1.RegisterKeyServiceServer(r, &keyService{Server: s})
 	hizov1.RegisterPipelineServiceServer(r, &pipelineService{Server: s})
 	hizov1.RegisterAuditServiceServer(r, &auditService{Server: s})
 	hizov1.RegisterRotationServiceServer(r, &rotationService{Server: s})

@@ -233,9 +233,18 @@ func (n *Node) needsCertificate(m fsm.Member) bool {
 	if err != nil {
 		return true
 	}
+	if k, ok := n.store.KeyRotation(fsm.RotateCertificates); ok && k.Due != 0 && !issuedSince(m, k.Due) {
+		return true
+	}
 	now := time.UnixMilli(max(n.store.Time(), n.unixMilli()))
 	return now.After(cert.NotBefore.Add(nodeLasts/2)) || now.Before(cert.NotBefore) ||
 		!slices.Equal(nodeNames(m.ID), cert.DNSNames) || len(cert.IPAddresses) > 0
+}
+
+// issuedSince compares in whole seconds, which certificates have.
+func issuedSince(m fsm.Member, ms int64) bool {
+	cert, err := parseCertificate(m.ClientCert)
+	return err == nil && cert.NotBefore.Add(backdate).Unix() >= ms/1000
 }
 
 // nodeCertificate caches what the clients' port presents.

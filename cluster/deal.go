@@ -95,7 +95,7 @@ func (n *Node) dealDuty(ctx context.Context, term uint64) {
 			return nil
 		}
 		rotate := n.rotationDue(cl, members, threshold)
-		if !rotate && !n.dealNeeded(cl, ids, threshold) {
+		if !rotate && !n.dealNeeded(cl, ids, threshold) && !n.asked(fsm.RotateNodeShares) {
 			if time.Since(looked) < shareEvery {
 				return nil
 			}

@@ -21,6 +21,9 @@ type InitRequest struct {
 	Name      string
 	Operators int // how many shares
 	Threshold int // how many of them unseal
+	// Recipients are the operators' age recipients, in the order of their shares: a later rotation encrypts to them.
+	// The shares of Init itself are returned bare.
+	Recipients []string
 
 	// The one-time enrolment of the first people: the hash of its code, the roles that it gives
 	// (SecurityEngineer where empty) and how long it lasts.
@@ -163,6 +166,7 @@ func (n *Node) makeGenesis(req InitRequest) (*fsm.Genesis, keyring.Root, []share
 		ID: id, Name: req.Name, Created: now, Development: req.Development, RequireHardware: req.RequireHardware,
 		RootGeneration: 1, RootID: rootID[:], MACGeneration: 1, AuditGeneration: 1, AuditPublicKey: auditKey.Public(),
 		CA: ca, OperatorDeal: dealBody, OperatorKey: operators.Public(), OperatorRoot: operatorRoot,
+		OperatorRecipients: req.Recipients,
 	}
 	genesis.Member = fsm.Member{
 		ID: n.cfg.ID, PeerAddr: n.cfg.AdvertisePeer, ClientAddr: n.cfg.AdvertiseClient,

@@ -28,9 +28,12 @@ type nextRoot struct {
 	root keyring.Root
 }
 
-// rotationDue: somebody who is no longer a member holds a share of the current deal, or the next deal
-// takes more nodes than this one did.
+// rotationDue: somebody asked for it, somebody who is no longer a member holds a share of the current deal, or the
+// next deal takes more nodes than this one did.
 func (n *Node) rotationDue(cl fsm.Cluster, members []fsm.Member, threshold int) bool {
+	if n.asked(fsm.RotateRoot) && (cl.NodeEpoch != 0 || len(members) == 1) {
+		return true
+	}
 	if cl.NodeEpoch == 0 {
 		return false
 	}
@@ -47,6 +50,12 @@ func (n *Node) rotationDue(cl fsm.Cluster, members []fsm.Member, threshold int) 
 		}
 	}
 	return false
+}
+
+// asked says whether a rotation is under way.
+func (n *Node) asked(subject string) bool {
+	k, ok := n.store.KeyRotation(subject)
+	return ok && k.Due != 0
 }
 
 func (n *Node) prepareRotation(cl fsm.Cluster) (*rotation, error) {
@@ -87,9 +96,9 @@ func (n *Node) commitRotation(ctx context.Context, term uint64, cl fsm.Cluster, 
 	renewed := func(purpose string) bool {
 		return purpose == keyring.Audit || purpose == keyring.Gossip || strings.HasPrefix(purpose, keyring.Vault(""))
 	}
-	// What never encrypted anything and gets a successor now is left out, and so dropped.
+	// What encrypts nothing and gets a successor now is left out, and so dropped.
 	stored := slices.DeleteFunc(n.store.Keys(), func(k fsm.WrappedKey) bool {
-		return strings.HasPrefix(k.Purpose, keyring.Vault("")) && k.Wraps == 0 && k.Generation < newest[k.Purpose]
+		return strings.HasPrefix(k.Purpose, keyring.Vault("")) && k.Live == 0 && k.Generation < newest[k.Purpose]
 	})
 	if len(stored)+len(newest) > fsm.MaxKeys {
 		n.log.Error("there are too many key generations for new ones of the vaults: they keep theirs, under the new root key",
@@ -97,7 +106,7 @@ func (n *Node) commitRotation(ctx context.Context, term uint64, cl fsm.Cluster, 
 		renewed = func(purpose string) bool { return purpose == keyring.Audit || purpose == keyring.Gossip }
 	} else {
 		stored = slices.DeleteFunc(stored, func(k fsm.WrappedKey) bool {
-			return strings.HasPrefix(k.Purpose, keyring.Vault("")) && k.Wraps == 0
+			return strings.HasPrefix(k.Purpose, keyring.Vault("")) && k.Live == 0
 		})
 	}
 	old := make([]keyring.WrappedKey, len(stored))

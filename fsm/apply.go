@@ -253,6 +253,22 @@ func (t *tx) dispatch(cmd *Command, body any, before *request, first bool) outco
 		return t.claimBindingPut(body)
 	case *ClaimBindingDelete:
 		return t.claimBindingDelete(body)
+	case *KeySchedule:
+		return t.keySchedule(body)
+	case *KeyRotationBegin:
+		return t.keyRotationBegin(body)
+	case *KeyRewrap:
+		return t.keyRewrap(body)
+	case *KeyRetire:
+		return t.keyRetire(body)
+	case *OperatorsPropose:
+		return t.operatorsPropose(body)
+	case *OperatorsConfirm:
+		return t.operatorsConfirm(body)
+	case *OperatorsCommit:
+		return t.operatorsCommit(body)
+	case *OperatorsAbort:
+		return t.operatorsAbort(body)
 	case *LeaseRolePut:
 		return t.leaseRolePut(body)
 	case *LeaseRoleDelete:
@@ -338,7 +354,7 @@ func readable(name string) bool {
 	kind, _, _ := strings.Cut(name, "/")
 	switch kind {
 	case ObjCluster, ObjPolicies, "user", "workload", "roles", "token", "secretid", "enrolment", "jointoken",
-		"certificate", "policy", "vault", "secret", "key", "member",
+		"certificate", "policy", "vault", "secret", "key", "member", "keyrotation", "operators",
 		"pipeline", "runner", "sealrevocation",
 		ObjIssuers, ObjClaimBindings, "issuer", "claimbinding",
 		"lease", "leaserole",
@@ -352,7 +368,7 @@ func readable(name string) bool {
 func unaudited(k Kind) bool {
 	switch k {
 	case KindTick, KindMemberUpdate, KindDealPropose, KindDealCommit, KindDealAbort, KindDealRetire, KindCheckpoint,
-		KindLeaseSweep:
+		KindLeaseSweep, KindKeyRewrap:
 		return true
 	}
 	return false

@@ -320,6 +320,22 @@ func NewBody(kind Kind) (body any, known bool) {
 		return new(RotationFail), true
 	case KindRotationUse:
 		return new(RotationUse), true
+	case KindKeySchedule:
+		return new(KeySchedule), true
+	case KindKeyRotationBegin:
+		return new(KeyRotationBegin), true
+	case KindKeyRewrap:
+		return new(KeyRewrap), true
+	case KindKeyRetire:
+		return new(KeyRetire), true
+	case KindOperatorsPropose:
+		return new(OperatorsPropose), true
+	case KindOperatorsConfirm:
+		return new(OperatorsConfirm), true
+	case KindOperatorsCommit:
+		return new(OperatorsCommit), true
+	case KindOperatorsAbort:
+		return new(OperatorsAbort), true
 	}
 	return nil, false
 }

@@ -79,6 +79,15 @@ const (
 	KindLeaseOutcomes   Kind = 147 // LeaseOutcomes (duty)
 	KindLeaseRetry      Kind = 148 // DeadLeases
 	KindLeaseForget     Kind = 149 // DeadLeases
+
+	KindKeySchedule      Kind = 150 // KeySchedule
+	KindKeyRotationBegin Kind = 151 // KeyRotationBegin
+	KindKeyRewrap        Kind = 152 // KeyRewrap (duty)
+	KindKeyRetire        Kind = 153 // KeyRetire (duty)
+	KindOperatorsPropose Kind = 154 // OperatorsPropose
+	KindOperatorsConfirm Kind = 155 // OperatorsConfirm
+	KindOperatorsCommit  Kind = 156 // OperatorsCommit (duty)
+	KindOperatorsAbort   Kind = 157 // OperatorsAbort
 )
 
 // EntryFormat is the format version of Entry this build writes.

@@ -68,6 +68,7 @@ func (t *tx) commitDeal(epoch uint64, proved []string, root uint32) outcome {
 	d.Provers, d.Changed = provers, t.index
 	t.put(objDeal(epoch), &d)
 	t.putCluster(func(c *Cluster) { c.NodeEpoch, c.PendingEpoch = epoch, 0 })
+	t.rotated(RotateNodeShares)
 	return done()
 }
 
@@ -123,6 +124,7 @@ func (t *tx) rootRotate(b *RootRotate) outcome {
 	t.putCluster(func(c *Cluster) {
 		c.RootGeneration, c.RootID, c.OperatorRoot, c.MAC = b.RootGeneration, b.RootID, b.OperatorRoot, b.MAC
 	})
+	t.rotated(RotateRoot)
 	return done()
 }
 
@@ -131,7 +133,7 @@ func (t *tx) unused(name string) bool {
 	key := find[WrappedKey](t, name)
 	_, isVault := vaultOf(key.Purpose)
 	head := find[keyHead](t, ObjKey(key.Purpose))
-	return isVault && key.Wraps == 0 && head != nil && head.Current != key.Generation
+	return isVault && key.Live == 0 && head != nil && head.Current != key.Generation
 }
 
 func (t *tx) dealAbort(b *DealAbort) outcome {

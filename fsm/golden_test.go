@@ -86,6 +86,7 @@ func goldens() (names []string, forms map[string][]byte, back map[string]func([]
 		"consumer/x", keyConsumers,
 		ObjLeaseRole("v", "r"), "leaseterms/x", "lease/x", "leasemark/x",
 		ObjRotation("v", "p"), "rotated/x", ObjRotations,
+		ObjKeyRotation("root"), ObjOperatorsNext, "signers/x",
 	} {
 		o := newObject(name)
 		n := 7
@@ -110,6 +111,7 @@ func goldens() (names []string, forms map[string][]byte, back map[string]func([]
 		*filled(&Issuer{}), *filled(&ClaimBinding{}),
 		*filled(&LeaseRole{}), *filled(&Lease{}),
 		*filled(&Rotation{}),
+		*filled(&OperatorSet{}),
 	} {
 		add("mac/"+strings.ReplaceAll(r.MACDomain(), "/", "-"), r.MACBody(), nil, nil)
 	}
@@ -177,7 +179,8 @@ func TestMACCoversWhatGrants(t *testing.T) {
 		"Pipeline": "Created MAC Changed", "SealRevocation": "Created MAC Changed",
 		"Issuer": "Created MAC Made Changed", "ClaimBinding": "Created MAC Made Changed",
 		"LeaseRole": "MAC Created Changed", "Lease": "MAC State Created Deadline Confirmed Drops Tries NextTry LastError Changed",
-		"Rotation": "MAC Paused Requested NextRun Number Attempt Tries RetryAt Failure FailedAt Created Changed",
+		"OperatorSet": "Confirmed Proposed MAC Changed",
+		"Rotation":    "MAC Paused Requested NextRun Number Attempt Tries RetryAt Failure FailedAt Created Changed",
 	}
 	domains := map[string]bool{}
 	for _, r := range []MACed{
@@ -186,6 +189,7 @@ func TestMACCoversWhatGrants(t *testing.T) {
 		Issuer{}, ClaimBinding{},
 		LeaseRole{}, Lease{},
 		Rotation{},
+		OperatorSet{},
 	} {
 		if domains[r.MACDomain()] {
 			t.Errorf("%T shares its domain", r)

@@ -12,6 +12,7 @@ const (
 	MaxRecords  = 4096      // records in one entry
 	MaxVersions = 100       // versions kept of one secret; one more forgets the oldest
 	MaxKeys     = 5000      // key generations; see below
+	MaxRewraps  = 256       // data keys that one command rewraps
 	MaxEvents   = 100_000   // events kept for watchers; one more drops the oldest
 	MaxSeen     = 4096      // consumers in one record of heartbeats
 
@@ -23,10 +24,10 @@ const (
 	MaxWraps = 1 << 31 // data keys under one key generation (random 96-bit nonces, NIST SP 800-38D section 8.3)
 )
 
-// MaxKeys keeps RootRotate, which carries every generation rewrapped, within one record. A generation takes at most 174
+// MaxKeys keeps RootRotate, which carries every generation rewrapped, within one record. A generation takes at most 183
 // bytes there: purpose "vault/" and 64 characters with its head 72, two generations 10, ciphertext 61 with its head 63,
-// creation, wraps and change 27, retired 1, the array 1. So 5,000 take 870,000 of the 1,048,576 bytes of MaxRecord. The
-// rest has room for 255 provers of 66 bytes, and for 900 more generations of audit and gossip keys, which a rotation adds
+// creation, wraps, live and change 36, retired 1, the array 1. So 5,000 take 915,000 of the 1,048,576 bytes of MaxRecord. The
+// rest has room for 255 provers of 66 bytes, and for 600 more generations of audit and gossip keys, which a rotation adds
 // even when it can't renew the vaults' any more.
 
 // Times, all in cluster time.

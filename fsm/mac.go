@@ -58,10 +58,11 @@ func (Cluster) MACDomain() string { return MACDomainCluster }
 
 // MACBody covers what genesis and root rotation set; the seal flag and epochs follow from commands.
 func (c Cluster) MACBody() []byte {
-	return tuple(nil).bytes(c.ID[:]).text(c.Name).flag(c.Development).flag(c.RequireHardware).
+	t := tuple(nil).bytes(c.ID[:]).text(c.Name).flag(c.Development).flag(c.RequireHardware).
 		number(uint64(c.RootGeneration)).bytes(c.RootID).number(uint64(c.MACGeneration)).
 		number(uint64(c.AuditGeneration)).bytes(c.AuditPublicKey).bytes(c.CA).bytes(c.OperatorDeal).
 		bytes(c.OperatorKey).bytes(c.OperatorRoot)
+	return recipients(t, c.OperatorRecipients)
 }
 
 // MACDomain of a member.

@@ -59,26 +59,27 @@ func ObjMember(id string) string { return "member/" + id }
 
 // Names that read sets have no use for.
 const (
-	prefixHolder     = "holder/"     // role / principal: who holds a role
-	prefixGeneration = "generation/" // principal: how often its tokens were revoked all at once
-	prefixKeyGen     = "keygen/"     // purpose NUL be32(generation)
-	prefixVersion    = "version/"    // vault / path NUL be32(number): description
-	prefixData       = "data/"       // the same: ciphertext
-	prefixDeal       = "deal/"       // be64(epoch)
-	prefixCheckpoint = "checkpoint/" // be64(size)
-	prefixSigners    = "signers/"    // be64(size of the tree from which on they sign)
-	prefixRequest    = "request/"    // request id (16 bytes), principal
-	prefixExpiry     = "expiry/"     // be64(time in ms), object name
-	prefixLeaf       = "leaf/"       // be64(seq)
-	prefixHash       = "hash/"       // be64(seq): the hashes that leaf completed
-	prefixConsumer   = "consumer/"   // principal / id
-	prefixUsing      = "using/"      // vault / path NUL principal / id
-	keyConsumers     = "consumers"   // how many there are; below it, of one principal
-	prefixEvent      = "event/"      // be64(index) be32(ordinal)
-	keyEvents        = "events"      // how many there are, and from where on
-	keyEpoch         = "epoch"       // be64: of the history, changed by the restore of a backup
-	keyTime          = "time"        // be64(cluster time in ms)
-	keySize          = "size"        // be64(leaves of the audit tree)
+	prefixHolder      = "holder/"      // role / principal: who holds a role
+	prefixGeneration  = "generation/"  // principal: how often its tokens were revoked all at once
+	prefixKeyGen      = "keygen/"      // purpose NUL be32(generation)
+	prefixVersion     = "version/"     // vault / path NUL be32(number): description
+	prefixData        = "data/"        // the same: ciphertext
+	prefixDeal        = "deal/"        // be64(epoch)
+	prefixCheckpoint  = "checkpoint/"  // be64(size)
+	prefixKeyRotation = "keyrotation/" // subject
+	prefixSigners     = "signers/"     // be64(size of the tree from which on they sign)
+	prefixRequest     = "request/"     // request id (16 bytes), principal
+	prefixExpiry      = "expiry/"      // be64(time in ms), object name
+	prefixLeaf        = "leaf/"        // be64(seq)
+	prefixHash        = "hash/"        // be64(seq): the hashes that leaf completed
+	prefixConsumer    = "consumer/"    // principal / id
+	prefixUsing       = "using/"       // vault / path NUL principal / id
+	keyConsumers      = "consumers"    // how many there are; below it, of one principal
+	prefixEvent       = "event/"       // be64(index) be32(ordinal)
+	keyEvents         = "events"       // how many there are, and from where on
+	keyEpoch          = "epoch"        // be64: of the history, changed by the restore of a backup
+	keyTime           = "time"         // be64(cluster time in ms)
+	keySize           = "size"         // be64(leaves of the audit tree)
 )
 
 // Node-local keys, left out of the canonical hash. They sort before everything replicated.

@@ -79,6 +79,8 @@ func (o *keyHead) changed() uint64     { return o.Changed }
 func (*SealedValue) changed() uint64   { return 0 }
 func (*storedVersion) changed() uint64 { return 0 }
 func (*Checkpoint) changed() uint64    { return 0 }
+func (o *KeyRotation) changed() uint64 { return o.Changed }
+func (o *OperatorSet) changed() uint64 { return o.Changed }
 func (*signerSet) changed() uint64     { return 0 }
 func (*request) changed() uint64       { return 0 }
 func (*marker) changed() uint64        { return 0 }
@@ -106,6 +108,8 @@ func (o *keyHead) cost() int       { return 64 }
 func (o *SealedValue) cost() int   { return 96 + len(o.WrappedKey) + len(o.Ciphertext) }
 func (o *storedVersion) cost() int { return 128 }
 func (o *Checkpoint) cost() int    { return 256 + 160*len(o.Signatures) }
+func (o *KeyRotation) cost() int   { return 256 + len(o.Cron) + len(o.Zone) + len(o.Window) }
+func (o *OperatorSet) cost() int   { return 512 + len(o.Deal) + 8<<10*len(o.Files) }
 func (o *signerSet) cost() int     { return 64 + 192*len(o.Signers) }
 func (o *request) cost() int       { return 256 }
 func (*marker) cost() int          { return 0 }
@@ -165,6 +169,10 @@ func newObject(name string) object {
 		return new(ClaimBinding)
 	case "assertion":
 		return new(assertion)
+	case "keyrotation":
+		return new(KeyRotation)
+	case "operators":
+		return new(OperatorSet)
 	case "signers":
 		return new(signerSet)
 	case "request":

@@ -289,7 +289,7 @@ func (t *tx) endAttempt(r *Rotation, state RotationState, detail string) {
 		v := *find[storedVersion](t, object)
 		v.Destroyed = true
 		t.put(object, &v)
-		t.del(objData(r.Vault, r.Path, head.Pending))
+		t.dropData(r.Vault, r.Path, head.Pending)
 	}
 	head.Pending, head.Rotating, head.Changed = 0, false, t.index
 	t.put(name, &head)

@@ -131,11 +131,12 @@ func (t *tx) appendVersion(cmd *Command, head *Secret, number uint32, data *Seal
 	}
 	used := *key
 	used.Wraps++
+	used.Live++
 	t.put(keyName, &used)
 	head.Next++
 	if head.Next-head.Oldest > MaxVersions {
 		t.del(objVersion(head.Vault, head.Path, head.Oldest))
-		t.del(objData(head.Vault, head.Path, head.Oldest))
+		t.dropData(head.Vault, head.Path, head.Oldest)
 		head.Oldest++
 	}
 	t.put(objVersion(head.Vault, head.Path, number), &storedVersion{
@@ -193,7 +194,7 @@ func (t *tx) secretVersions(kind Kind, b *SecretVersions) outcome {
 	for _, v := range changed {
 		t.put(objVersion(b.Vault, b.Path, v.Number), v)
 		if v.Destroyed {
-			t.del(objData(b.Vault, b.Path, v.Number))
+			t.dropData(b.Vault, b.Path, v.Number)
 		}
 		t.emit(Event{Kind: event, Vault: b.Vault, Path: b.Path, Version: v.Number})
 	}
@@ -243,7 +244,7 @@ func (t *tx) keyCount() (n int) {
 }
 
 func (t *tx) putKey(key WrappedKey) {
-	key.Created, key.Wraps, key.Retired, key.Changed = t.time, 0, false, t.index
+	key.Created, key.Wraps, key.Live, key.Retired, key.Changed = t.time, 0, 0, false, t.index
 	t.put(objKeyGen(key.Purpose, key.Generation), &key)
 	t.put(ObjKey(key.Purpose), &keyHead{Purpose: key.Purpose, Current: key.Generation, Changed: t.index})
 }

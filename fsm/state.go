@@ -2,22 +2,23 @@ package fsm
 
 // Cluster is the one record that describes the cluster. Readable to whoever owns a disk.
 type Cluster struct {
-	ID              [16]byte
-	Name            string
-	Created         int64
-	Development     bool
-	RequireHardware bool
-	Sealed          bool // hizo cluster seal
-	RootGeneration  uint32
-	RootID          []byte // public fingerprint of the root key, to recognise a right one
-	MACGeneration   uint32
-	AuditGeneration uint32
-	AuditPublicKey  []byte // HPKE; for records of a sealed node
-	CA              []byte // PEM certificate of the client CA
-	OperatorDeal    []byte // crypto/shares.Deal, encoded
-	OperatorKey     []byte // HPKE public key derived from the operators' seed
-	OperatorRoot    []byte // root key sealed to OperatorKey
-	MAC             []byte
+	ID                 [16]byte
+	Name               string
+	Created            int64
+	Development        bool
+	RequireHardware    bool
+	Sealed             bool // hizo cluster seal
+	RootGeneration     uint32
+	RootID             []byte // public fingerprint of the root key, to recognise a right one
+	MACGeneration      uint32
+	AuditGeneration    uint32
+	AuditPublicKey     []byte   // HPKE; for records of a sealed node
+	CA                 []byte   // PEM certificate of the client CA
+	OperatorDeal       []byte   // crypto/shares.Deal, encoded
+	OperatorKey        []byte   // HPKE public key derived from the operators' seed
+	OperatorRoot       []byte   // root key sealed to OperatorKey
+	OperatorRecipients []string // age recipients of the operators, in the order of their shares
+	MAC                []byte
 
 	NodeEpoch    uint64 // epoch of the committed deal; 0: no node set yet
 	PendingEpoch uint64 // epoch of a proposed deal; 0: none
@@ -60,6 +61,7 @@ type WrappedKey struct {
 	Ciphertext     []byte
 	Created        int64
 	Wraps          uint64 // data keys wrapped so far; MaxWraps at most
+	Live           uint64 // data keys that it wraps now
 	Retired        bool
 	Changed        uint64
 }

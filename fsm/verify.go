@@ -229,6 +229,23 @@ func (v *verifier) rotations() {
 }
 
 func (v *verifier) keys() {
+	live := make(map[string]uint64)
+	for name, o := range v.objects {
+		if data, ok := o.(*SealedValue); ok {
+			vault, _, _ := strings.Cut(strings.TrimPrefix(name, prefixData), "/")
+			live[objKeyGen(vaultPurpose(vault), data.Generation)]++
+		}
+	}
+	for name, o := range v.objects {
+		if key, ok := o.(*WrappedKey); ok && key.Live != live[name] {
+			v.problem("key %q generation %d wraps %d data keys, not %d", key.Purpose, key.Generation, live[name], key.Live)
+		} else if ok {
+			delete(live, name)
+		}
+	}
+	for name := range live {
+		v.problem("data keys are under %q, which is gone", name)
+	}
 	for name, o := range v.objects {
 		switch o := o.(type) {
 		case *keyHead:

@@ -173,6 +173,9 @@ func (c *Client) Identities() hizov1.IdentityServiceClient { return hizov1.NewId
 // Policies returns the stub of the service for policies.
 func (c *Client) Policies() hizov1.PolicyServiceClient { return hizov1.NewPolicyServiceClient(c) }
 
+// Keys returns the stub of the service for the cluster's own keys.
+func (c *Client) Keys() hizov1.KeyServiceClient { return hizov1.NewKeyServiceClient(c) }
+
 // Pipelines returns the stub of the service for pipelines.
 func (c *Client) Pipelines() hizov1.PipelineServiceClient { return hizov1.NewPipelineServiceClient(c) }
 

@@ -49,6 +49,8 @@ var reads = []string{
 	hizov1.WatchService_LeaveConsumer_FullMethodName,
 	hizov1.WatchService_ListConsumers_FullMethodName,
 	hizov1.ClusterService_Unseal_FullMethodName, // the same share twice is one share
+	hizov1.KeyService_ListKeyRotations_FullMethodName,
+	hizov1.KeyService_OperatorShares_FullMethodName,
 	hizov1.LeaseService_ListRoles_FullMethodName,
 	hizov1.LeaseService_ShowRole_FullMethodName,
 	hizov1.LeaseService_Show_FullMethodName,

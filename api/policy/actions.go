@@ -132,9 +132,24 @@ func rotationActions() []Action {
 	return []Action{RotationSet, RotationUse, RotationList, RotationShow, RotationRun, RotationPause, RotationDelete}
 }
 
+// Actions on the cluster's own keys: on the System, VaultRotateKey on the Vault.
+const (
+	VaultRotateKey Action = "vault.rotate-key"
+	KeysRotate     Action = "keys.rotate"
+	KeysSchedule   Action = "keys.schedule"
+	KeysList       Action = "keys.list"
+	KeysConfirm    Action = "keys.confirm"   // fetch the operators' new share files, and say that one can be read
+	KeysOperators  Action = "keys.operators" // other operators, or another threshold
+)
+
+// keyActions returns those above.
+func keyActions() []Action {
+	return []Action{VaultRotateKey, KeysRotate, KeysSchedule, KeysList, KeysConfirm, KeysOperators}
+}
+
 // Actions returns every action, in the order of this file.
 func Actions() []Action {
-	return slices.Concat(secretActions(), leaseActions(), rotationActions(), federationActions(), []Action{
+	return slices.Concat(secretActions(), leaseActions(), keyActions(), rotationActions(), federationActions(), []Action{
 		VaultCreate, VaultList,
 		UserCreate, UserList, UserDisable, PasswordSet, RoleGrant, RoleRevoke, RoleList,
 		WorkloadCreate, WorkloadList, WorkloadSecretID, CertificateIssue,

@@ -41,7 +41,7 @@ func resourceOf(a Action) Resource {
 		return Pipeline("ml", "train")
 	case Lease, LeaseRolePut, LeaseRoleDelete:
 		return LeaseRole("ml", "db")
-	case List, VaultCreate, ConsumerList:
+	case List, VaultCreate, ConsumerList, VaultRotateKey:
 		return Vault("ml")
 	case RoleGrant, RoleRevoke:
 		return Role(Operator)

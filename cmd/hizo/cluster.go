@@ -17,6 +17,9 @@ type clusterCmd struct {
 	Unseal     clusterUnsealCmd     `cmd:"" help:"Enter an operator's share."`
 	Seal       clusterSealCmd       `cmd:"" help:"Seal the cluster: nobody reads until operators unseal it."`
 	Quarantine clusterQuarantineCmd `cmd:"" help:"Release no share to a node any more, at once."`
+	Rotate     clusterRotateCmd     `cmd:"" help:"Renew a part of the cluster's own keys now."`
+	Deal       clusterDealCmd       `cmd:"" help:"Deal the nodes' shares anew; the same as \"cluster rotate node-shares\"."`
+	Schedule   clusterScheduleCmd   `cmd:"" help:"Renew the cluster's own keys on schedules."`
 	Remove     clusterRemoveCmd     `cmd:"" help:"Remove a node for good; the root key is changed."`
 }
 

@@ -13,7 +13,9 @@ import (
 )
 
 type operatorCmd struct {
-	Keygen operatorKeygenCmd `cmd:"" help:"Make an age identity (hybrid post-quantum) and print its recipient."`
+	Keygen  operatorKeygenCmd  `cmd:"" help:"Make an age identity (hybrid post-quantum) and print its recipient."`
+	Shares  operatorSharesCmd  `cmd:"" help:"Show the operators' new shares, and write their encrypted files."`
+	Confirm operatorConfirmCmd `cmd:"" help:"Say that the new share can be read: it comes into force when enough operators have."`
 }
 
 type operatorKeygenCmd struct {

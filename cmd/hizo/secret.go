@@ -21,6 +21,8 @@ import (
 type vaultCmd struct {
 	Create vaultCreateCmd `cmd:"" help:"Create a vault with keys of its own."`
 	List   vaultListCmd   `cmd:"" help:"List vaults."`
+
+	RotateKey vaultRotateKeyCmd `cmd:"" name:"rotate-key" help:"Give a vault a new key; data keys are rewrapped in the background, values are not touched."`
 }
 
 type vaultCreateCmd struct {

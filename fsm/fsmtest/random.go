@@ -156,6 +156,9 @@ func (r *Random) make() fsm.Command {
 	if r.rng.IntN(6) == 0 {
 		return r.rotation(who)
 	}
+	if r.rng.IntN(8) == 0 {
+		return r.keys(who, vault)
+	}
 	switch r.rng.IntN(44) {
 	case 0:
 		return r.Vault(vault)
