@@ -173,7 +173,10 @@ func leaseScript(c *apitest.Cluster, pg *servertest.Postgres, env *testscript.En
 		return err
 	}
 	env.Setenv("PGPORT", strconv.Itoa(pg.Port))
-	for file, content := range map[string]string{"ca-pg.pem": pg.CA, "pg-user": pg.User, "pg-password": pg.Password} {
+	name := env.Getenv("NAME")
+	policy := `permit (principal == Hizo::Workload::"train-` + name + `", action == Hizo::Action::"lease", resource == Hizo::LeaseRole::"` + name + `/db");
+`
+	for file, content := range map[string]string{"lease.cedar": policy, "ca-pg.pem": pg.CA, "pg-user": pg.User, "pg-password": pg.Password} {
 		if err := os.WriteFile(filepath.Join(env.WorkDir, file), []byte(content), 0o600); err != nil {
 			return err
 		}
