@@ -140,6 +140,11 @@ bench-failover: hizod ## Kill and hand over the leader under load, 20 times each
 	@$(GO) -C tools/bench build -o ../../$(TOOLS)/failover ./failover
 	$(TOOLS)/failover -hizod bin/hizod -dir build/failover -out docs/failover.md $(BENCHFLAGS)
 
+.PHONY: bench-leases
+bench-leases: ## 100,000 leases: start of a node with and without them, latency of others while all expire at once
+	$(GO) test ./fsm -run '^$$' -bench OpenWithLeases -benchtime 100x
+	$(GO) test ./cluster/lease -run '^$$' -bench LeasesExpire -benchtime 1x -timeout 30m
+
 .PHONY: microbench
 microbench: ## Run the Go benchmarks (memory per reveal, state-machine cost per record)
 	$(GO) test -run '^$$' -bench . -benchmem $(PKG)

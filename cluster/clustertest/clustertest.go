@@ -47,6 +47,7 @@ type Options struct {
 	Clocks          map[string]*Clock
 	Profile         cluster.Profile
 	CheckpointEvery time.Duration
+	SnapshotBytes   int64 // default: a server's
 	Development     bool
 	Logger          *slog.Logger // default: quiet, or HIZO_TEST_LOG=1 to standard error
 	Gossip          cluster.StartGossip
@@ -414,7 +415,7 @@ func (c *Cluster) Restart(n *Node) {
 		ID: n.ID, DataDir: filepath.Join(n.Dir, "data"), AdvertisePeer: n.addr, AdvertiseClient: client,
 		Seal: n.Seal, Directory: directory, Transport: n.Mux, Gossip: c.opts.Gossip,
 		Profile: c.opts.Profile, Development: c.opts.Development, Clock: clock.Now, Logger: log,
-		CheckpointEvery: c.opts.CheckpointEvery, Duties: duties,
+		CheckpointEvery: c.opts.CheckpointEvery, SnapshotBytes: c.opts.SnapshotBytes, Duties: duties,
 		Exit: func(_ int, why error) { panic(fmt.Sprintf("%s: %v", n.ID, why)) },
 	})
 	if err != nil {

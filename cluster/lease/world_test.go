@@ -49,7 +49,7 @@ func start(t testing.TB, nodes int) *world {
 	w := &world{t: t, clock: &clustertest.Clock{}, server: &server{}}
 	engine := lease.New(lease.Config{Users: map[string]target.Users{"stub": w.server}, Clock: w.clock.Now, Pause: 10 * time.Millisecond, Timeout: time.Second})
 	w.Cluster = clustertest.Start(t, clustertest.Options{
-		Nodes: nodes, Clock: w.clock, Duties: func(string) []cluster.Duty { return []cluster.Duty{engine.Duty} },
+		Nodes: nodes, Clock: w.clock, SnapshotBytes: 4 << 20, Duties: func(string) []cluster.Duty { return []cluster.Duty{engine.Duty} },
 	})
 	w.secret()
 	w.role("db", "stub one")
