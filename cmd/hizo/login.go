@@ -7,7 +7,9 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
+	"slices"
 	"strings"
 	"time"
 
@@ -255,12 +257,20 @@ func (whoamiCmd) Run(s *session) error {
 	if err != nil {
 		return err
 	}
-	return s.show(me, table{rows: [][]string{
+	t := table{rows: [][]string{
 		{"principal", me.GetPrincipal()},
 		{"roles", orDash(strings.Join(me.GetRoles(), ", "))},
 		{"logged in by", me.GetMethod()},
 		{"until", clock(me.GetExpiresUnix())},
 		{"renewable until", clock(me.GetMaxExpiresUnix())},
 		{"cluster", me.GetClusterId()},
-	}})
+	}}
+	if me.GetBinding() != "" {
+		t.add("issuer", me.GetIssuer())
+		t.add("binding", me.GetBinding())
+	}
+	for _, claim := range slices.Sorted(maps.Keys(me.GetClaims())) {
+		t.add("claim "+claim, me.GetClaims()[claim])
+	}
+	return s.show(me, t)
 }

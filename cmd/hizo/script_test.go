@@ -67,6 +67,17 @@ func TestClusterScripts(t *testing.T) {
 			Setup: func(env *testscript.Env) error { return connectScript(c, env) },
 		})
 	})
+	t.Run("federation", func(t *testing.T) { // one after the other: a cluster knows an issuer once
+		f := newFederation(t, c)
+		testscript.Run(t, testscript.Params{
+			Dir: "testdata/federation", UpdateScripts: *update, RequireUniqueNames: true,
+			Setup: func(env *testscript.Env) error {
+				env.Vars = append(env.Vars, f.environ(t, env.WorkDir)...)
+				return connectScript(c, env)
+			},
+		})
+		t.Run("guide", func(t *testing.T) { testGuide(t, c, f, "../../docs/guides/github-kubernetes.md") })
+	})
 	t.Run("leases", func(t *testing.T) {
 		pg := servertest.StartPostgres(t)
 		testscript.Run(t, testscript.Params{

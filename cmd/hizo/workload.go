@@ -256,7 +256,7 @@ func (t *workloadTokens) get(ctx context.Context) (string, error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	now := t.now()
-	if t.token != "" && now.Before(t.renew) {
+	if t.token != "" && now.Before(t.renew) && now.Before(t.expires) {
 		return t.token, nil
 	}
 	answer, err := t.login(ctx)
