@@ -301,6 +301,9 @@ func TestGivingUpFindsItValid(t *testing.T) {
 				s.mu.Unlock()
 				return errRefused, true
 			}
+			if call == "verify" && s.count("verify") <= 3 {
+				return &target.Error{Kind: "account", Stage: "verify", Message: "the server is away"}, false // which decides nothing
+			}
 			return nil, false
 		}
 		stop := w.elect(engine(map[string]target.Target{"account": noFence{s}}))
