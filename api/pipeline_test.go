@@ -5,9 +5,11 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
+	"github.com/hizo/hizo/api"
 	"github.com/hizo/hizo/api/apitest"
 	"github.com/hizo/hizo/api/hizov1"
 	"github.com/hizo/hizo/api/inject"
@@ -24,12 +26,14 @@ type pipelines struct {
 	train *apitest.Session
 	owner *apitest.Session
 	audit *apitest.Session
+	fault atomic.Pointer[fault] // between a decision and its record
 }
 
 func startPipelines(t *testing.T) *pipelines {
 	t.Helper()
-	c := apitest.Start(t, apitest.Options{})
-	p := &pipelines{Cluster: c, t: t}
+	p := &pipelines{t: t}
+	c := apitest.Start(t, apitest.Options{Wrap: func(_ string, n api.Node) api.Node { return &faulty{Node: n, fault: &p.fault} }})
+	p.Cluster = c
 	c.Vault("ml")
 	c.Put("ml", "db", "password", "hunter2")
 	p.train = c.Workload("train", "")
@@ -54,6 +58,7 @@ func TestPipelines(t *testing.T) {
 		{"Reseal", testReseal},
 		{"GrantsOfPipelines", testGrantsOfPipelines},
 		{"OwnersGrantNothing", testOwnersGrantNothing},
+		{"WhatCommittedInBetweenCounts", testWhatCommittedInBetweenCounts},
 		{"ForgedPipelinesGrantNothing", testForgedPipelinesGrantNothing},
 	} {
 		t.Run(c.name, func(t *testing.T) {

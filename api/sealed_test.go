@@ -2,10 +2,12 @@ package api_test
 
 import (
 	"bytes"
+	"context"
 	"crypto/sha256"
 	"encoding/base64"
 	"encoding/hex"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -390,6 +392,57 @@ func testOwnersGrantNothing(t *testing.T, p *pipelines) {
 }
 
 func errorOf[T any](_ T, err error) error { return err }
+
+// What was taken back after a request was decided, and before its record applied, is not released.
+func testWhatCommittedInBetweenCounts(t *testing.T, p *pipelines) {
+	ctx := t.Context()
+	pipelines := p.Engineer.Pipelines()
+	sealedValue := p.seal("train", "A", "x")
+	all := inject.Request{Pipeline: true, Sealed: []inject.Sealed{{Name: "A", Text: sealedValue}}}
+	for _, c := range []struct {
+		what   string
+		r      inject.Request
+		change func() error
+		says   string
+	}{
+		{"a reference", inject.Request{References: []name.Reference{{Resource: name.Resource{Vault: "ml", Path: "db"}, Field: "password"}}}, func() error {
+			return errorOf(pipelines.SetVariables(ctx, &hizov1.SetVariablesRequest{Vault: "ml", Name: "train", Unset: []string{"DB"}}))
+		}, "may not inject"},
+		{"an identity", all, func() error {
+			return errorOf(pipelines.SetIdentities(ctx, &hizov1.SetIdentitiesRequest{Vault: "ml", Name: "train", Remove: []string{"train"}}))
+		}, "runs no pipeline"},
+		{"the variable", all, func() error {
+			return errorOf(pipelines.SetVariables(ctx, &hizov1.SetVariablesRequest{Vault: "ml", Name: "train", Unset: []string{"A"}}))
+		}, "declares no variable A"},
+		{"a sealed value", all, func() error {
+			return errorOf(pipelines.RevokeSeal(ctx, &hizov1.RevokeSealRequest{Vault: "ml", Name: "train", Seal: sealedValue}))
+		}, "was revoked"},
+	} {
+		p.mustSet("train", "DB=hizo://ml/db#password", "A")
+		if _, err := pipelines.SetIdentities(ctx, &hizov1.SetIdentitiesRequest{Vault: "ml", Name: "train", Add: []string{"train"}}); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := fetch(ctx, p.train, c.r); err != nil {
+			t.Errorf("%s, before: %v", c.what, err)
+		}
+		var once sync.Once
+		change := fault(func(ctx context.Context, cmd fsm.Command, propose func(context.Context, fsm.Command) (fsm.Result, error)) (fsm.Result, error) {
+			if cmd.Principal == p.train.Principal && (cmd.Kind == fsm.KindRead || cmd.Kind == fsm.KindInject) {
+				once.Do(func() {
+					if err := c.change(); err != nil {
+						t.Errorf("%s: %v", c.what, err)
+					}
+				})
+			}
+			return propose(ctx, cmd)
+		})
+		p.fault.Store(&change)
+		if got, err := fetch(ctx, p.train, c.r); err == nil || !strings.Contains(err.Error(), c.says) {
+			t.Errorf("%s was taken back in between: %v, %v", c.what, got, err)
+		}
+		p.fault.Store(nil)
+	}
+}
 
 // A pipeline that a disk was edited to hold grants and opens nothing.
 func testForgedPipelinesGrantNothing(t *testing.T, p *pipelines) {
