@@ -76,7 +76,14 @@ func (o *options) done() error {
 		slices.Sort(o.known)
 		o.fail("unknown option %s; known are %s", strings.Join(unknown, ", "), strings.Join(o.known, ", "))
 	}
-	return errors.Join(o.errs...)
+	if len(o.errs) == 0 {
+		return nil
+	}
+	var all []string
+	for _, err := range o.errs {
+		all = append(all, err.Error())
+	}
+	return errors.New(strings.Join(all, "; "))
 }
 
 // address is where a server is and how it proves itself.

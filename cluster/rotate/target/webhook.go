@@ -9,6 +9,7 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"net"
 	"net/http"
 	"net/netip"
@@ -92,9 +93,20 @@ func parseWebhook(config map[string]string) (hookConfig, error) {
 	return c, o.done()
 }
 
-func (webhook) Check(config map[string]string) error {
-	_, err := parseWebhook(config)
-	return err
+// Check refuses addresses that are never dialled. What a name stands for is looked at when it is dialled.
+func (w webhook) Check(config map[string]string) error {
+	c, err := parseWebhook(config)
+	if err != nil {
+		return err
+	}
+	if a, err := netip.ParseAddr(c.url.Hostname()); err == nil {
+		ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
+		defer cancel()
+		if err := w.guard.check(ctx, a); err != nil {
+			return fmt.Errorf("option url: %w; rotation.webhook_allow in the node's own configuration can allow it", err)
+		}
+	}
+	return nil
 }
 
 func (webhook) Stage(_ context.Context, a Attempt) (Value, error) {
@@ -215,7 +227,8 @@ func hookError(ctx context.Context, s step, u *url.URL, err error) error {
 		port = p
 	}
 	if errors.Is(err, errGuarded) {
-		return s.permanent("%s has an address that this node does not send requests to; its own configuration can allow it", u.Host)
+		// Nothing was sent, and nothing can be taken back either: the attempt waits for another url, or for the node's file.
+		return s.passing(nil, "%s has an address that this node does not send requests to; rotation.webhook_allow in its own configuration can allow it", u.Host)
 	}
 	return s.network(ctx, address{host: u.Hostname(), port: port}, err)
 }

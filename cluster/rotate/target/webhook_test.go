@@ -13,6 +13,8 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/netip"
+	"os"
+	"os/exec"
 	"regexp"
 	"strconv"
 	"strings"
@@ -275,8 +277,11 @@ func TestWebhookStaysOut(t *testing.T) {
 		a := hookAttempt(map[string]string{"url": fmt.Sprintf("https://%s:%d/", host, port), "ca": certificate(server)})
 		err := target.NewWebhook(target.Webhook{}).Apply(t.Context(), a)
 		// A host without IPv6 does not get as far as the guard.
-		if err == nil || !errors.Is(err, target.ErrPermanent) && !strings.HasPrefix(host, "[") {
+		if err == nil || !strings.Contains(err.Error(), "does not send requests to") && !strings.HasPrefix(host, "[") {
 			t.Errorf("%s: %v", host, err)
+		}
+		if host != "localhost" && target.NewWebhook(target.Webhook{}).Check(a.Config) == nil {
+			t.Errorf("%s is accepted", host)
 		}
 	}
 	own, err := net.InterfaceAddrs()
@@ -289,7 +294,7 @@ func TestWebhookStaysOut(t *testing.T) {
 			continue
 		}
 		a := hookAttempt(map[string]string{"url": fmt.Sprintf("https://%s:%d/", p.Addr(), port), "ca": certificate(server)})
-		if err := target.NewWebhook(target.Webhook{}).Apply(t.Context(), a); !errors.Is(err, target.ErrPermanent) {
+		if err := target.NewWebhook(target.Webhook{}).Apply(t.Context(), a); err == nil || !strings.Contains(err.Error(), "does not send requests to") {
 			t.Errorf("%s: %v", p.Addr(), err)
 		}
 	}
@@ -314,5 +319,73 @@ func TestWebhookCheck(t *testing.T) {
 	a.Admin = target.Value{"key": secret.Copy([]byte("short"))}
 	if err := target.NewWebhook(loopback).Apply(t.Context(), a); !errors.Is(err, target.ErrPermanent) {
 		t.Errorf("a short key signs: %v", err)
+	}
+}
+
+// TestWebhookAsDocumented runs the receiver's check of docs/targets.md on a request as it is sent.
+func TestWebhookAsDocumented(t *testing.T) {
+	python, err := exec.LookPath("python3")
+	if err != nil {
+		t.Skip("python3 is not installed")
+	}
+	doc, err := os.ReadFile("../../../docs/targets.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, rest, found := strings.Cut(string(doc), "```python\n")
+	snippet, _, closed := strings.Cut(rest, "```")
+	if !found || !closed {
+		t.Fatal("docs/targets.md has no Python block")
+	}
+	var headers http.Header
+	var body []byte
+	server := httptest.NewTLSServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+		headers = r.Header
+		body, _ = io.ReadAll(r.Body) // what is missing fails below
+	}))
+	defer server.Close()
+	config := map[string]string{"url": server.URL + "/rotate?which=one", "ca": certificate(server)}
+	if err := target.NewWebhook(loopback).Apply(t.Context(), hookAttempt(config)); err != nil {
+		t.Fatal(err)
+	}
+	genuine := func(url string, body []byte, change ...string) string {
+		flat := map[string]string{}
+		for name := range headers {
+			flat[name] = headers.Get(name)
+		}
+		for i := 0; i < len(change); i += 2 {
+			flat[change[i]] = change[i+1]
+		}
+		input, err := json.Marshal(map[string]any{"url": url, "body": body, "headers": flat, "key": hookKey})
+		if err != nil {
+			t.Fatal(err)
+		}
+		cmd := exec.Command(python, "-c", snippet+`
+import email.message, json, sys
+i = json.load(sys.stdin)
+headers = email.message.Message()
+for name, value in i["headers"].items():
+    headers[name] = value
+print(genuine(i["key"].encode(), i["url"], headers, base64.b64decode(i["body"])))
+`)
+		cmd.Stdin = bytes.NewReader(input)
+		out, err := cmd.CombinedOutput()
+		if err != nil {
+			t.Fatalf("%v: %s", err, out)
+		}
+		return strings.TrimSpace(string(out))
+	}
+	url := config["url"]
+	if got := genuine(url, body); got != "True" {
+		t.Fatalf("a genuine request: %s", got)
+	}
+	if got := genuine(url, append([]byte(" "), body...)); got != "False" {
+		t.Errorf("another body: %s", got)
+	}
+	if got := genuine(server.URL+"/elsewhere", body); got != "False" {
+		t.Errorf("another URL: %s", got)
+	}
+	if got := genuine(url, body, "Hizo-Action", "retire"); got != "False" {
+		t.Errorf("another action: %s", got)
 	}
 }
