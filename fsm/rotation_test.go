@@ -324,7 +324,11 @@ func TestRotationGivenUpForEver(t *testing.T) {
 		c := w.stage(n)
 		body := fsm.RotationStage{Vault: "ml", Path: "db", ID: attempt, Version: n, Old: 1, Data: fsmtest.Sealed("ml", "db", n)}
 		c.Body = fsm.EncodeBody(fsm.KindRotationStage, body)
-		w.ok(c, w.fail(1, true), w.advance(6, 8))
+		w.ok(c)
+		if err := w.s.Verify(); err != nil { // with every record that is kept, and one attempt under way
+			t.Fatal(err)
+		}
+		w.ok(w.fail(1, true), w.advance(6, 8))
 	}
 	c := w.duty(fsm.KindRotationStage, fsm.RotationStage{
 		Vault: "ml", Path: "db", ID: attempt, Version: fsm.MaxVersions + 1, Old: 1, Data: fsmtest.Sealed("ml", "db", 101),

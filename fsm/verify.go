@@ -221,7 +221,9 @@ func (v *verifier) rotations() {
 		if ended, ok := o.(*RotationRecord); ok {
 			owner := strings.TrimPrefix(name[:len(name)-5], "rotated/")
 			r := find[Rotation](v, "rotation/"+owner)
-			if r == nil || ended.Number > r.Number || r.Number-ended.Number >= MaxRotationRecords {
+			// The oldest record goes when an attempt ends, not when it begins.
+			if r == nil || ended.Number > r.Number || r.Number-ended.Number > MaxRotationRecords ||
+				r.Number-ended.Number == MaxRotationRecords && !r.rotating() {
 				v.problem("record %d of the rotation of %q is out of place", ended.Number, owner)
 			}
 		}
