@@ -257,8 +257,6 @@ func TestEndIsTheEnd(t *testing.T) {
 	x.exits(4)
 }
 
-const signalled = `trap 'echo "hup $PW $(cat $FILE)"' HUP; trap 'kill $!; exit 7' USR1; echo "run $PW"; sleep 1000 >/dev/null 2>&1 & while :; do wait $!; done`
-
 // A signal brings files into use; a variable of a running command stays the old one, and so does its version.
 func TestSignal(t *testing.T) {
 	x := start(t, "plain", supervise.Config{OnChange: supervise.Reaction{Kind: supervise.Signal, Signal: unix.SIGHUP}})
