@@ -119,7 +119,7 @@ func (c *runCmd) supervise(s *session, job *runJob, source *values.Cluster, set 
 	}
 	cfg.Job, cfg.First, cfg.Note, cfg.Output = job, set, s.note, s.stderr
 	cfg.Splay, cfg.Grace = c.Splay, c.KillAfter
-	if s.client != nil && (c.Watch || source.Leased()) {
+	if s.client != nil && !c.given() && (c.Watch || source.Leased()) {
 		go values.KeepToken(ctx, s.client.Auth(), s.note)
 	}
 	if c.Watch {
