@@ -87,6 +87,7 @@ type watch struct {
 	at     fsm.Cursor
 	out    *sender
 	silent time.Time // since when nothing was sent
+	own    string    // VAULT/NAME of the caller's pipeline, as last seen
 }
 
 // Watch streams events, and ends when the caller may no longer have them.
@@ -121,6 +122,9 @@ func (s *watchService) Watch(req *hizov1.WatchRequest, stream grpc.ServerStreami
 		return err
 	}
 	k := &watch{watched: w, s: s, a: a, out: newSender(ctx, stream, s.limits.SlowWatch), silent: time.Now()}
+	if w.pipeline {
+		k.own = ownPipeline(a.store, a.caller.text)
+	}
 	if err := k.begin(ctx, req.GetCursor()); err != nil {
 		return err
 	}
@@ -259,14 +263,24 @@ func (k *watch) permitted(events []fsm.Event) ([]*hizov1.WatchResponse_Event, er
 	return told, nil
 }
 
+func ownPipeline(store *fsm.Store, principal string) string {
+	p, ok := store.PipelineOf(principal)
+	if !ok {
+		return ""
+	}
+	return p.Vault + "/" + p.Name
+}
+
 // about says whether an event belongs to the stream.
 func (k *watch) about(r *round, e *fsm.Event) (bool, error) {
 	if k.pipeline {
 		if e.Kind != fsm.EventPipelineChanged {
 			return false, nil
 		}
-		p, ok := r.store.PipelineOf(r.caller.text)
-		return ok && p.Vault == e.Vault && p.Name == e.Path, nil
+		// Its end is told as well: the run learns by its next call that the pipeline is no longer its own.
+		before, changed := k.own, e.Vault+"/"+e.Path
+		k.own = ownPipeline(r.store, r.caller.text)
+		return changed == before || changed == k.own, nil
 	}
 	secret := e.Kind != fsm.EventPipelineChanged && e.Kind != fsm.EventLeaseRevoked
 	if secret && len(k.exact) > 0 {

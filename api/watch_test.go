@@ -150,6 +150,53 @@ func TestWatch(t *testing.T) {
 		}
 	})
 
+	t.Run("a workload watches what its pipeline refers to, and its pipeline", func(t *testing.T) {
+		c.Put("ml", "granted", "f", "1")
+		job := c.Workload("job", "")
+		if _, _, err := opened(t, at(t, c, job, follower.ID), secretFilter("granted")); why(err) != hizov1.ReasonPermissionDenied {
+			t.Errorf("before the grant: %v", err)
+		}
+		pipelines := c.Engineer.Pipelines()
+		if _, err := pipelines.CreatePipeline(ctx, &hizov1.CreatePipelineRequest{Vault: "ml", Name: "nightly", Identities: []string{"job"}}); err != nil {
+			t.Fatal(err)
+		}
+		own, _, err := opened(t, at(t, c, job, follower.ID), &hizov1.WatchRequest{Pipeline: true})
+		if err != nil {
+			t.Fatal(err)
+		}
+		set := func(req *hizov1.SetVariablesRequest) {
+			t.Helper()
+			req.Vault, req.Name = "ml", "nightly"
+			if _, err := pipelines.SetVariables(ctx, req); err != nil {
+				t.Fatal(err)
+			}
+			if got := take(t, own, 1); got[0] != "pipeline-changed ml/nightly@0" {
+				t.Errorf("told %q", got)
+			}
+		}
+		set(&hizov1.SetVariablesRequest{Set: []*hizov1.PipelineVariable{{Name: "PASSWORD", Reference: "hizo://ml/granted#f"}}})
+		secret, _, err := opened(t, at(t, c, job, follower.ID), secretFilter("granted"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := job.Consumer(client.ConsumerConfig{}).Use(ctx, map[string]uint32{"ml/granted": 1}); err != nil {
+			t.Errorf("consuming what the pipeline refers to: %v", err)
+		}
+		c.Put("ml", "granted", "f", "2")
+		take(t, secret, 1)
+		set(&hizov1.SetVariablesRequest{Unset: []string{"PASSWORD"}}) // the grant goes
+		c.Put("ml", "granted", "f", "3")
+		if m, err := secret.Recv(); why(err) != hizov1.ReasonPermissionDenied {
+			t.Errorf("after the grant went: %v, %v", m, err)
+		}
+		if _, err := pipelines.DeletePipeline(ctx, &hizov1.DeletePipelineRequest{Vault: "ml", Name: "nightly"}); err != nil {
+			t.Fatal(err)
+		}
+		if got := take(t, own, 1); got[0] != "pipeline-changed ml/nightly@0" {
+			t.Errorf("the end is told as %q", got)
+		}
+	})
+
 	t.Run("a policy hides secrets of a watched vault", func(t *testing.T) {
 		owner := c.User("olga", "PipelineOwner")
 		if _, err := c.Engineer.Policies().PutPolicy(ctx, &hizov1.PutPolicyRequest{Name: "olga", Text: `
