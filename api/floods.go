@@ -15,6 +15,7 @@ import (
 	"github.com/hizo/hizo/api/name"
 	"github.com/hizo/hizo/cluster"
 	"github.com/hizo/hizo/crypto/envelope"
+	"github.com/hizo/hizo/crypto/keyring"
 	"github.com/hizo/hizo/fsm"
 )
 
@@ -93,6 +94,7 @@ const (
 	actionLogin     = "login"
 	detailStranger  = "no valid token"
 	detailStopped   = "stopped by the rate limit"
+	detailForged    = "not decided: a stored record was changed outside the cluster"
 	detailElsewhere = "from more addresses than are told apart"
 )
 
@@ -176,6 +178,22 @@ func (f *floods) stop(r *round, decision fsm.Decision) {
 	f.count(floodKey{
 		principal: r.caller.text, action: string(r.targets[0].action), addr: r.origin.addr, decision: decision, detail: detailStopped,
 	}, names(r.targets)...)
+}
+
+// forged counts a request that could not be decided because what its decision rests on was changed outside the
+// cluster. Other errors are no attempt of anybody's.
+func (f *floods) forged(r *round, err error) {
+	if !errors.Is(err, keyring.ErrMAC) {
+		return
+	}
+	k := floodKey{principal: anonymousText, action: actionAuth, addr: r.origin.addr, decision: fsm.Failed, detail: detailForged}
+	if r.caller != nil {
+		k.principal = r.caller.text
+	}
+	if len(r.targets) > 0 {
+		k.action = string(r.targets[0].action)
+	}
+	f.count(k, names(r.targets)...)
 }
 
 // own says whether a refusal gets a record of its own; otherwise it is counted.

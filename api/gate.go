@@ -207,6 +207,7 @@ func (g *gate) do(ctx context.Context, c *call) (*answer, error) {
 		}
 		r := &round{footing: foot, number: n, origin: from, request: request, now: g.now(foot.store)}
 		if r.caller, err = g.authenticate(r); err != nil {
+			g.floods.forged(r, err)
 			return nil, err
 		}
 		if r.targets = c.targets; c.self != "" {
@@ -246,6 +247,7 @@ var errSuperseded = errors.New("superseded")
 func (g *gate) try(ctx context.Context, c *call, r *round) (*answer, error) {
 	verdicts, err := g.authorise(r)
 	if err != nil {
+		g.floods.forged(r, err)
 		return nil, err
 	}
 	if v := firstDenied(verdicts); v != nil {

@@ -16,7 +16,7 @@ import (
 func (n *Node) openStorage(rc *raft.Config, undo *[]func()) error {
 	store, err := fsm.Open(fsm.Options{Dir: n.path("state"), Logger: n.cfg.Logger, Halt: n.fatal})
 	if err != nil {
-		return fmt.Errorf("open the state: %w", err)
+		return fmt.Errorf("open the state: %w (snapshots and log hold all of it: move %s away, nothing else, and start again)", err, n.path("state"))
 	}
 	n.store = store
 	*undo = append(*undo, func() { _ = store.Close() })

@@ -15,10 +15,12 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"net"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -346,10 +348,11 @@ func (c *Cluster) Kill(n *Node) {
 	}
 	_ = n.Mux.Close()
 	state, aside := filepath.Join(n.Dir, "data", "state"), filepath.Join(n.Dir, "aside")
-	// Pebble may be replacing files just now: then the copy is made again.
+	// Pebble may be replacing files just now: then the copy is made again, until files came and went in none of it.
 	var err error
-	for range 10 {
-		if err = errors.Join(os.RemoveAll(aside), os.CopyFS(aside, os.DirFS(state))); err == nil {
+	for range 50 {
+		before := listing(state)
+		if err = errors.Join(os.RemoveAll(aside), os.CopyFS(aside, os.DirFS(state))); err == nil && before == listing(state) {
 			break
 		}
 	}
@@ -359,6 +362,21 @@ func (c *Cluster) Kill(n *Node) {
 	if err = errors.Join(err, os.RemoveAll(state), os.Rename(aside, state)); err != nil {
 		c.T.Fatalf("kill %s: %v", n.ID, err)
 	}
+}
+
+// listing names the files below a directory.
+func listing(dir string) string {
+	var names strings.Builder
+	_ = fs.WalkDir(os.DirFS(dir), ".", func(path string, d fs.DirEntry, err error) error {
+		if err == nil && !d.IsDir() {
+			info, err := d.Info()
+			if err == nil {
+				fmt.Fprintln(&names, path, info.Size())
+			}
+		}
+		return nil
+	})
+	return names.String()
 }
 
 // Cut takes a node's network away, for good; Restart brings it back.

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -198,7 +199,7 @@ func join(ctx context.Context, cfg *Config, log *slog.Logger, node *cluster.Node
 	if cfg.Join == nil || node.Initialised() {
 		return nil
 	}
-	told := false
+	told, warned := false, ""
 	for {
 		token, err := seal.ReadSecretFile(cfg.Join.TokenFile)
 		switch {
@@ -212,6 +213,7 @@ func join(ctx context.Context, cfg *Config, log *slog.Logger, node *cluster.Node
 			return fmt.Errorf("join.token_file: %w", err)
 		default:
 			err := node.Join(ctx, strings.TrimSpace(string(token.Reveal())))
+			tried := sha256.Sum256(token.Reveal())
 			token.Wipe()
 			if err == nil {
 				log.Info("joined; a SecurityEngineer has to approve this node: hizo cluster approve NODE", "node", cfg.Node, "key_sha256", fp)
@@ -223,7 +225,11 @@ func join(ctx context.Context, cfg *Config, log *slog.Logger, node *cluster.Node
 			if errors.Is(err, cluster.ErrJoinToken) {
 				return err
 			}
-			log.Warn("joining failed; trying again", "error", err)
+			// Once for each token and error: the file is looked at five times a second.
+			if now := string(tried[:]) + err.Error(); now != warned {
+				warned = now
+				log.Warn("joining failed; trying again, also when the file changes", "token_file", cfg.Join.TokenFile, "error", err)
+			}
 		}
 		select {
 		case <-ctx.Done():
