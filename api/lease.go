@@ -92,7 +92,7 @@ func (s *leaseService) Issue(ctx context.Context, req *hizov1.IssueLeaseRequest)
 		return nil, err
 	}
 	if err := engine.Create(ctx, m.role, m.lease, m.password, m.admin); err != nil {
-		return nil, s.abandon(ctx, m, s.targetError(engine, m.lease, "user could not be made", err))
+		return nil, s.abandon(ctx, engine, m, s.targetError(engine, m.lease, "user could not be made", err))
 	}
 	// Decided anew: what was revoked while the user was made gets nothing.
 	answer, err := s.gate.do(ctx, &call{
@@ -100,7 +100,7 @@ func (s *leaseService) Issue(ctx context.Context, req *hizov1.IssueLeaseRequest)
 		body: func(*round) (any, error) { return &fsm.LeaseActivate{ID: m.lease.ID}, nil },
 	})
 	if err != nil {
-		return nil, s.abandon(ctx, m, err)
+		return nil, s.abandon(ctx, engine, m, err)
 	}
 	return s.release(answer, req, m)
 }
@@ -198,17 +198,21 @@ func (s *leaseService) release(answer *answer, req *hizov1.IssueLeaseRequest, m 
 	return out, nil
 }
 
-// abandon ends a lease that will not be released, at once rather than at its deadline. If it can't, the deadline does.
-func (s *leaseService) abandon(ctx context.Context, m *making, why error) error {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 2*time.Second)
+// abandon ends a lease that will not be released, at once rather than at its deadline. A node that can't record that, as
+// it does not lead any more, drops the user itself: it may have been stopped for so long that all others have done with
+// the lease. Nobody has the password.
+func (s *leaseService) abandon(ctx context.Context, engine *lease.Engine, m *making, why error) error {
+	ctx = context.WithoutCancel(ctx)
+	recording, cancel := context.WithTimeout(ctx, 2*time.Second)
 	defer cancel()
-	_, err := s.node.Propose(ctx, fsm.Command{
+	_, err := s.node.Propose(recording, fsm.Command{
 		Kind: fsm.KindLeaseRevoke, Principal: "node/" + s.node.ID(),
 		Audits: []fsm.Audit{{Action: string(policy.LeaseRevoke), Resource: m.lease.Principal, Decision: fsm.Allowed, Detail: "not released"}},
 		Body:   fsm.EncodeBody(fsm.KindLeaseRevoke, &fsm.LeaseRevoke{ID: m.lease.ID}),
 	})
 	if err != nil {
-		s.log.Info("a lease that was not released ends at its deadline", "lease", fsm.LeaseText(m.lease.ID), "error", err)
+		dropped := engine.Drop(ctx, m.role, m.lease, m.admin)
+		s.log.Info("a lease that was not released ends at its deadline", "lease", fsm.LeaseText(m.lease.ID), "error", err, "dropped", dropped == nil)
 	}
 	return why
 }

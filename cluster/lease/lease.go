@@ -219,6 +219,13 @@ func (e *Engine) Renew(ctx context.Context, role fsm.LeaseRole, l fsm.Lease, adm
 	})
 }
 
+// Drop drops the user of a lease at once: for who has made it and can't record what became of it.
+func (e *Engine) Drop(ctx context.Context, role fsm.LeaseRole, l fsm.Lease, admin Admin) error {
+	return e.call(ctx, role, func(ctx context.Context, users target.Users) error {
+		return users.Drop(ctx, userOf(role, l, admin))
+	})
+}
+
 // call makes one call at a target for a client. Only so many wait at one server, so that one that hangs holds up few.
 func (e *Engine) call(ctx context.Context, role fsm.LeaseRole, do func(context.Context, target.Users) error) error {
 	users, err := e.users(role.Kind)
