@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -272,8 +273,8 @@ type account struct {
 	passwords map[string]bool
 	calls     []string
 	// fails is asked before each call does anything; after says whether the call takes effect nevertheless.
-	fails func(ctx context.Context, call string, a target.Attempt) (err error, after bool)
-	made  int
+	fails  func(ctx context.Context, call string, a target.Attempt) (err error, after bool)
+	values int
 }
 
 func newAccount(password string) *account {
@@ -317,6 +318,20 @@ func (s *account) count(call string) (n int) {
 	return n
 }
 
+// made are the calls so far.
+func (s *account) made() []string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.Clone(s.calls)
+}
+
+// valid counts the passwords that log in.
+func (s *account) valid() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return len(s.passwords)
+}
+
 func password(v target.Value) string { return string(v["password"].Reveal()) }
 
 func (s *account) Check(map[string]string) error { return nil }
@@ -324,8 +339,8 @@ func (s *account) Check(map[string]string) error { return nil }
 func (s *account) Stage(ctx context.Context, a target.Attempt) (target.Value, error) {
 	var v target.Value
 	err := s.do(ctx, "stage", a, func() error {
-		s.made++
-		v = target.Value{"password": secret.Copy(fmt.Appendf(nil, "password-%d", s.made))}
+		s.values++
+		v = target.Value{"password": secret.Copy(fmt.Appendf(nil, "password-%d", s.values))}
 		return nil
 	})
 	return v, err
