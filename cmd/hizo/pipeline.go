@@ -229,7 +229,7 @@ func (c *pipelineEnvSetCmd) Run(s *session) error {
 func pipelineVariable(arg string) (*hizov1.PipelineVariable, error) {
 	n, value, ok := strings.Cut(arg, "=")
 	if !ok {
-		return nil, errors.New("a variable is given as NAME=hizo://VAULT/PATH#FIELD, NAME=sealed or NAME=hizo:v1:...")
+		return nil, errors.New("a variable is given as NAME=hizo://VAULT/PATH#FIELD, NAME=sealed or a sealed value (NAME=hizo:v1:…, NAME=@FILE)")
 	}
 	if _, err := name.Variable(n); err != nil {
 		return nil, err
