@@ -155,6 +155,8 @@ func TestRefusals(t *testing.T) {
 		"another kind of token":         {header(`{"alg":"RS256","kid":"rsa-1","typ":"logout+jwt"}`) + "." + part[1] + "." + part[2], issuer.Malformed},
 		"claims that come twice":        {ci.SignBytes([]byte(strings.Replace(string(payload(claims(nil))), `"repository":`, `"repository":"org/evil","repository":`, 1))), issuer.Malformed},
 		"nested claims that come twice": {ci.SignBytes([]byte(strings.Replace(string(payload(ci.Claims("kubernetes", audience, nil))), `"namespace":`, `"namespace":"kube-system","namespace":`, 1))), issuer.Malformed},
+		"an object that comes twice":    {ci.SignBytes([]byte(strings.Replace(string(payload(ci.Claims("kubernetes", audience, nil))), `"kubernetes.io":`, `"kubernetes.io":{"x":"y"},"kubernetes.io":`, 1))), issuer.Malformed},
+		"nothing, then a claim":         {ci.SignBytes([]byte(strings.Replace(string(payload(claims(nil))), `"repository":`, `"repository":null,"repository":`, 1))), issuer.Malformed},
 		"two claims of one name":        {ci.Sign(claims(map[string]any{"a.b": "x", "a": map[string]any{"b": "y"}})), issuer.Malformed},
 		"deep claims":                   {ci.SignBytes([]byte(`{"a":` + strings.Repeat(`{"a":`, 20) + "1" + strings.Repeat("}", 21))), issuer.Malformed},
 		"deep lists":                    {ci.SignBytes([]byte(`{"a":` + strings.Repeat("[", 20) + strings.Repeat("]", 20) + "}")), issuer.Malformed},
