@@ -4,6 +4,7 @@ import (
 	"io"
 	"os"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/hizo/hizo/cmd/hizo/internal/mask"
@@ -16,6 +17,7 @@ const drainAfter = 2 * time.Second
 // outputs copies what a child writes, through masks.
 type outputs struct {
 	copies sync.WaitGroup
+	read   atomic.Int64 // bytes so far
 	from   []*os.File
 	to     []*os.File
 }
@@ -39,23 +41,39 @@ func (o *outputs) start(p *mask.Patterns) {
 	for i, from := range o.from {
 		masker := p.Masker(o.to[i])
 		o.copies.Go(func() {
-			_, _ = io.Copy(masker, from) // EIO is how a terminal ends, EPIPE that nobody reads any more
+			_, _ = io.Copy(masker, io.TeeReader(from, (*counter)(&o.read))) // EIO is how a terminal ends, EPIPE that nobody reads any more
 			_ = masker.Close()
 			from.Close() // the child gets SIGPIPE where nobody reads
 		})
 	}
 }
 
-// drain waits until everything is through, or for so long that it will not be.
+// drain waits until everything is through, or nothing has come for so long that nothing will.
 func (o *outputs) drain() {
 	drained := make(chan struct{})
 	go func() { o.copies.Wait(); close(drained) }()
-	timer := time.NewTimer(drainAfter)
-	defer timer.Stop()
-	select {
-	case <-drained:
-	case <-timer.C:
+	tick := time.NewTicker(drainAfter)
+	defer tick.Stop()
+	for before := int64(-1); ; {
+		select {
+		case <-drained:
+			return
+		case <-tick.C:
+			now := o.read.Load()
+			if now == before {
+				return
+			}
+			before = now
+		}
 	}
+}
+
+// counter counts what is written to it.
+type counter atomic.Int64
+
+func (c *counter) Write(b []byte) (int, error) {
+	(*atomic.Int64)(c).Add(int64(len(b)))
+	return len(b), nil
 }
 
 // close is for a child that did not start.
