@@ -290,6 +290,14 @@ command:
 	}
 }
 
+// Who has the oldest version holds it.
+func TestOldestCounts(t *testing.T) {
+	a := &Agent{inUse: map[string]map[string]uint32{"a": {"ml/db": 3}, "b": {"ml/db": 2, "ml/x": 9}, "c": {"ml/db": 4}, "d": {"ml/db": 5}}}
+	if got := fmt.Sprint(a.oldest()); got != "map[ml/db:2 ml/x:9]" {
+		t.Errorf("got %s", got)
+	}
+}
+
 const cached = variables + `
 files: [{path: pw, template: '{{variable "PW"}}'}]
 cache: {file: state/cache, key_file: keys/key}

@@ -295,22 +295,25 @@ func TestSuspendKeyOfARawProgram(t *testing.T) {
 	}
 }
 
-// In the background of its terminal a masked child runs, and nothing of the parent's own stops it or spins.
+// In the background of its terminal a masked child runs, keys are the shell's, and nothing stops the parent: it still
+// passes signals on.
 func TestBackground(t *testing.T) {
-	// The shell of the screen is a job-control one, and starts the parent as a background job.
-	self := os.Args[0]
-	cmd := exec.Command("bash", "-c", `set -m; TEST_PARENT=hunter2 "$0" sh -c 'echo in the back hunter2; exit 4' & wait $!; echo "code: $?"`, self)
-	cmd.Env = append(os.Environ(), "GORACE=atexit_sleep_ms=0")
-	tty, err := pty.Start(cmd)
-	if err != nil {
-		t.Skip("bash is not installed")
+	s := onShell(t, "hunter2", `echo "parent: $PPID"; `+sleeper+` trap 'kill $!; echo bye; exit 4' USR1; echo in the back hunter2; wait`)
+	s.types("$RUN &\r")
+	parent := s.number("parent: ")
+	s.shows("in the back ****")
+	for i := range 3 {
+		s.types(fmt.Sprintf("echo key-$((%d+40))\r", i))
+		s.shows(fmt.Sprintf("key-%d", i+40))
 	}
-	defer tty.Close()
-	text, _ := io.ReadAll(tty) // EIO is its end
-	_ = cmd.Wait()
-	if !strings.Contains(string(text), "in the back ****") || !strings.Contains(string(text), "code: 4") {
-		t.Errorf("got %q", text)
+	if err := unix.Kill(parent, unix.SIGUSR1); err != nil {
+		t.Fatal(err)
 	}
+	s.shows("bye")
+	s.types("wait %1; echo code-$?\r")
+	s.shows("code-")
+	s.types("exit\r")
+	s.exits()
 }
 
 func TestForwardsSignals(t *testing.T) {
