@@ -78,12 +78,9 @@ func (g *gate) footing() (footing, error) {
 	return footing{store: store, keys: keys, cluster: c}, nil
 }
 
-// standing is the footing of any unsealed node that knows a leader. A follower's state may be behind: what is decided on
-// it counts only with a record that the leader has confirmed, or for events of that same state.
+// standing is the footing of any unsealed node. A follower's state may be behind: what is decided on it counts only with
+// a record that the leader has confirmed, or for events of that same state.
 func (g *gate) standing() (footing, error) {
-	if g.node.IsLeader() {
-		return g.footing()
-	}
 	store := g.node.Store()
 	c, ok := store.Cluster()
 	switch {
@@ -95,9 +92,6 @@ func (g *gate) standing() (footing, error) {
 	keys, err := g.node.Keyring()
 	if err != nil {
 		return footing{}, err
-	}
-	if _, known := g.node.Leader(); !known {
-		return footing{}, fault(hizov1.ReasonBehind)
 	}
 	return footing{store: store, keys: keys, cluster: c}, nil
 }
@@ -234,10 +228,13 @@ func (g *gate) do(ctx context.Context, c *call) (*answer, error) {
 
 // foot is what a call stands on: the leader, unless it may go anywhere.
 func (g *gate) foot(c *call) (footing, error) {
-	if c.anywhere {
-		return g.standing()
+	if !c.anywhere {
+		return g.footing()
 	}
-	return g.footing()
+	if _, known := g.node.Leader(); !known {
+		return footing{}, fault(hizov1.ReasonBehind)
+	}
+	return g.standing()
 }
 
 // errSuperseded says that a round has to be repeated.

@@ -27,6 +27,7 @@ type Limits struct {
 
 	Watchers, WatchersEach int           // open watches of secrets: of the node, and of one principal
 	SlowWatch              time.Duration // a client that does not read for so long is let go
+	LoneWatch              time.Duration // a node that sees no leader lets its watches go after so long
 
 	Connections, ConnectionsEach int // open connections: together, and from one address
 	Strangers, StrangersEach     int // calls under way without a token of this cluster: together, and from one address
@@ -57,7 +58,7 @@ var defaultLimits = Limits{
 	Watches:    64,
 
 	Watchers: 4096, WatchersEach: 1024,
-	SlowWatch: 30 * time.Second,
+	SlowWatch: 30 * time.Second, LoneWatch: 5 * time.Second,
 
 	Connections: 4096, ConnectionsEach: 1024,
 	Strangers: 1024, StrangersEach: 256,
@@ -80,7 +81,7 @@ func (l Limits) withDefaults() Limits {
 		Streams: cmp.Or(l.Streams, d.Streams), Handshakes: cmp.Or(l.Handshakes, d.Handshakes),
 		Handshake: cmp.Or(l.Handshake, d.Handshake), Tails: cmp.Or(l.Tails, d.Tails), Watches: cmp.Or(l.Watches, d.Watches),
 		Watchers: cmp.Or(l.Watchers, d.Watchers), WatchersEach: cmp.Or(l.WatchersEach, d.WatchersEach),
-		SlowWatch:   cmp.Or(l.SlowWatch, d.SlowWatch),
+		SlowWatch: cmp.Or(l.SlowWatch, d.SlowWatch), LoneWatch: cmp.Or(l.LoneWatch, d.LoneWatch),
 		Connections: cmp.Or(l.Connections, d.Connections), ConnectionsEach: cmp.Or(l.ConnectionsEach, d.ConnectionsEach),
 		Strangers: cmp.Or(l.Strangers, d.Strangers), StrangersEach: cmp.Or(l.StrangersEach, d.StrangersEach),
 		Principal: cmp.Or(l.Principal, d.Principal), Self: cmp.Or(l.Self, d.Self), Denials: cmp.Or(l.Denials, d.Denials),

@@ -87,6 +87,7 @@ type watch struct {
 	at     fsm.Cursor
 	out    *sender
 	silent time.Time // since when nothing was sent
+	led    time.Time // when this node last knew a leader
 	own    string    // VAULT/NAME of the caller's pipeline, as last seen
 }
 
@@ -121,7 +122,7 @@ func (s *watchService) Watch(req *hizov1.WatchRequest, stream grpc.ServerStreami
 	if err != nil {
 		return err
 	}
-	k := &watch{watched: w, s: s, a: a, out: newSender(ctx, stream, s.limits.SlowWatch), silent: time.Now()}
+	k := &watch{watched: w, s: s, a: a, out: newSender(ctx, stream, s.limits.SlowWatch), silent: time.Now(), led: time.Now()}
 	if w.pipeline {
 		k.own = ownPipeline(a.store, a.caller.text)
 	}
@@ -228,6 +229,11 @@ func (k *watch) permitted(events []fsm.Event) ([]*hizov1.WatchResponse_Event, er
 	foot, err := g.standing()
 	if err != nil {
 		return nil, err
+	}
+	if _, known := g.node.Leader(); known {
+		k.led = time.Now()
+	} else if time.Since(k.led) > k.s.limits.LoneWatch { // longer than an election
+		return nil, fault(hizov1.ReasonBehind)
 	}
 	r := &round{footing: foot, origin: k.a.origin, now: g.now(foot.store)}
 	if r.caller, err = g.authenticate(r); err != nil {
