@@ -1,7 +1,9 @@
 package api_test
 
 import (
+	"crypto/rand"
 	"crypto/tls"
+	"crypto/x509"
 	"fmt"
 	"net/http"
 	"strings"
@@ -386,8 +388,10 @@ func TestSPIFFELogin(t *testing.T) {
 	if _, err := c.Client().Auth().LoginSPIFFE(ctx, &hizov1.LoginSPIFFERequest{}); apitest.Reason(err) != hizov1.ReasonUnauthenticated {
 		t.Errorf("without a certificate: %v", err)
 	}
-	// An SVID is no certificate of the cluster.
+	// An SVID is no certificate of the cluster, not even over a key that has one.
 	cert := d.SVID("/ns/ml/sa/train", time.Minute, nil)
+	csr := must(x509.CreateCertificateRequest(rand.Reader, &x509.CertificateRequest{}, cert.PrivateKey))
+	must(c.Engineer.Identities().IssueCertificate(ctx, &hizov1.IssueCertificateRequest{Principal: "workload/train", Csr: csr}))
 	cl, err := client.New(client.Config{Addrs: c.Addrs(), CA: c.Cluster.CA, Certificate: func() (*tls.Certificate, error) { return &cert, nil }})
 	if err != nil {
 		t.Fatal(err)
