@@ -186,6 +186,10 @@ func TestListsAreDecidedAnew(t *testing.T) {
 			_, err := s.Cluster().Members(ctx, &hizov1.MembersRequest{})
 			return err
 		},
+		"keys.list": func(ctx context.Context, s *apitest.Session) error {
+			_, err := s.Keys().ListKeyRotations(ctx, &hizov1.ListKeyRotationsRequest{})
+			return err
+		},
 	} {
 		t.Run(action, func(t *testing.T) {
 			var armed atomic.Bool

@@ -335,10 +335,15 @@ func (s *auditService) Export(req *hizov1.ExportRequest, stream grpc.ServerStrea
 func (s *auditService) Prove(ctx context.Context, req *hizov1.ProveRequest) (*hizov1.ProveResponse, error) {
 	t := onSystem(policy.AuditProve)
 	t.detail = fmt.Sprintf("record %d", req.GetSequence())
-	a, err := s.gate.do(ctx, &call{kind: fsm.KindRecord, targets: []target{t}})
-	if err != nil {
-		return nil, err
-	}
+	var out *hizov1.ProveResponse
+	err := s.gate.show(ctx, &call{kind: fsm.KindRecord, targets: []target{t}}, func(a *answer) (err error) {
+		out, err = s.prove(a, req)
+		return err
+	})
+	return sent(out, err)
+}
+
+func (s *auditService) prove(a *answer, req *hizov1.ProveRequest) (*hizov1.ProveResponse, error) {
 	newest, ok := a.store.LatestCheckpoint()
 	if !ok || newest.Size <= req.GetSequence() {
 		return nil, &Error{Reason: hizov1.ReasonNotFound, Message: fmt.Sprintf("no checkpoint covers record %d yet (%d records are signed): try again in a few seconds", req.GetSequence(), newest.Size)}
@@ -383,17 +388,15 @@ func (s *Server) note(store *fsm.Store, c fsm.Checkpoint) (string, error) {
 
 // LatestCheckpoint returns the newest signed statement of the log.
 func (s *auditService) LatestCheckpoint(ctx context.Context, _ *hizov1.CheckpointRequest) (*hizov1.CheckpointResponse, error) {
-	a, err := s.gate.do(ctx, &call{kind: fsm.KindRecord, targets: []target{onSystem(policy.AuditVerify)}})
-	if err != nil {
-		return nil, err
-	}
-	newest, ok := a.store.LatestCheckpoint()
-	if !ok {
-		return nil, &Error{Reason: hizov1.ReasonNotFound, Message: "there is no signed checkpoint yet: try again in a few seconds"}
-	}
-	note, err := s.note(a.store, newest)
-	if err != nil {
-		return nil, err
-	}
-	return &hizov1.CheckpointResponse{Checkpoint: note, Size: newest.Size, TimeUnixMs: newest.Time}, nil
+	var out *hizov1.CheckpointResponse
+	err := s.gate.show(ctx, &call{kind: fsm.KindRecord, targets: []target{onSystem(policy.AuditVerify)}}, func(a *answer) error {
+		newest, ok := a.store.LatestCheckpoint()
+		if !ok {
+			return &Error{Reason: hizov1.ReasonNotFound, Message: "there is no signed checkpoint yet: try again in a few seconds"}
+		}
+		note, err := s.note(a.store, newest)
+		out = &hizov1.CheckpointResponse{Checkpoint: note, Size: newest.Size, TimeUnixMs: newest.Time}
+		return err
+	})
+	return sent(out, err)
 }

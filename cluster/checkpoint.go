@@ -152,7 +152,7 @@ func (n *Node) forgotten(cl fsm.Cluster, last head) error {
 		}
 		if cp.Size > joined {
 			return fmt.Errorf("%w: this node signed %d records, and the file %s remembers %d: it was deleted or is an old copy; "+
-				"remove this node from the cluster and join it with an empty data directory", ErrCheckpoint, cp.Size, n.heads.path, last.Size)
+				"remove this node from the cluster and join it with an empty data directory (one node alone: see docs/running.md)", ErrCheckpoint, cp.Size, n.heads.path, last.Size)
 		}
 	}
 	return nil

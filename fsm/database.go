@@ -1,9 +1,11 @@
 package fsm
 
 import (
+	"errors"
 	"fmt"
 	"log/slog"
 	"sync"
+	"sync/atomic"
 
 	"github.com/cockroachdb/pebble/v2"
 	"github.com/cockroachdb/pebble/v2/bloom"
@@ -58,8 +60,17 @@ func openPebble(fs vfs.FS, dir string, log *slog.Logger, halt func(error), still
 	for i := range opts.Levels {
 		opts.Levels[i].FilterPolicy = bloom.FilterPolicy(10) // most request ids were never seen: no read then
 	}
+	var flush atomic.Pointer[error] // of the last one
 	opts.EventListener = &pebble.EventListener{
+		// Entries whose flush failed are in memory only, and a retry after a failed sync may find pages that the kernel has
+		// given up and calls clean: what the log would bring again is lost unnoticed. So the node stops, and replays. Pebble
+		// tells of a flush first, also of one that found nothing to write, and then of what it calls an error.
+		FlushEnd: func(info pebble.FlushInfo) { flush.Store(&info.Err) },
 		BackgroundError: func(err error) {
+			if ended := flush.Load(); ended != nil && *ended != nil && errors.Is(err, *ended) {
+				halt(fmt.Errorf("state store: a flush failed: %w", err))
+				return
+			}
 			log.Error("state store: background work failed; it is tried again", "error", err)
 		},
 		DataCorruption: func(info pebble.DataCorruptionInfo) {
