@@ -366,3 +366,37 @@ func TestLeasesRevokedOneByOne(t *testing.T) {
 		t.Errorf("events %+v", events)
 	}
 }
+
+// More leases than one sweep takes expire together: each sweep goes on where the last stopped, and none is forgotten.
+func TestLeasesExpireTogether(t *testing.T) {
+	w := leaseWorld(t)
+	const n = 3*fsm.MaxLeaseBatch + 7
+	for i := range n {
+		w.active(fmt.Sprint(i))
+	}
+	if at, ok := w.s.LeasesDue(); !ok || at <= w.s.Time() {
+		t.Errorf("due at %d, now is %d", at, w.s.Time())
+	}
+	w.later(3_700_000)
+	w.sweep()
+	if queue, _ := w.s.LeaseQueue("db1", w.s.Time(), "", 2*n); len(queue) != n {
+		t.Errorf("%d of %d are revoked", len(queue), n)
+	}
+	if _, ok := w.s.LeasesDue(); ok {
+		t.Error("something is due still")
+	}
+	// One that is opened afterwards and ends sooner than any before is found.
+	w.ok(w.Lease(w.newLease("late")))
+	w.later(61_000)
+	w.sweep()
+	w.state("late", fsm.LeaseRevoking)
+	var list []fsm.LeaseOutcome
+	queue, _ := w.s.LeaseQueue("db1", w.s.Time(), "", fsm.MaxLeaseBatch)
+	for _, l := range queue {
+		list = append(list, dropped(l))
+	}
+	w.ok(w.Outcomes(list...))
+	if rest, _ := w.s.LeaseQueue("db1", w.s.Time(), "", 2*n); len(rest) != n+1-fsm.MaxLeaseBatch {
+		t.Errorf("%d are left", len(rest))
+	}
+}
