@@ -130,7 +130,7 @@ var reasons = map[string]reason{
 		codes: []fsm.Code{fsm.CodeInvalid},
 		errs: []error{
 			name.ErrNotCanonical, policy.ErrDuplicate, hybrid.ErrPublicKey, shares.ErrThreshold, auth.ErrWeakPassword,
-			cluster.ErrCSR, cluster.ErrJoinToken,
+			cluster.ErrCSR, cluster.ErrJoinToken, cluster.ErrNoRecipients, shares.ErrRecipient,
 			seal.ErrFormat, seal.ErrOpen, seal.ErrTooLarge, seal.ErrExpiry,
 		},
 	},

@@ -112,6 +112,7 @@ func TestEverySentinelIsInTheTable(t *testing.T) {
 		"../cluster": {
 			cluster.ErrSealed, cluster.ErrNotInitialised, cluster.ErrAlreadyInitialised, cluster.ErrOverloaded, cluster.ErrTooLarge,
 			cluster.ErrClockSkew, cluster.ErrShutdown, cluster.ErrNotAllowed, cluster.ErrJoinToken, cluster.ErrUnknownMember, cluster.ErrCSR,
+			cluster.ErrNoRecipients,
 		},
 		"auth":              {auth.ErrMalformedToken, auth.ErrWeakPassword, auth.ErrBusy},
 		"name":              {name.ErrNotCanonical},
@@ -120,7 +121,7 @@ func TestEverySentinelIsInTheTable(t *testing.T) {
 		"../crypto/hybrid":  {hybrid.ErrPublicKey},
 		"../crypto/shares": {
 			shares.ErrText, shares.ErrFormat, shares.ErrOtherCluster, shares.ErrOtherSet, shares.ErrOtherDeal,
-			shares.ErrWrongShare, shares.ErrDuplicateShare, shares.ErrThreshold,
+			shares.ErrWrongShare, shares.ErrDuplicateShare, shares.ErrThreshold, shares.ErrRecipient,
 		},
 	}
 	for dir, errs := range known {

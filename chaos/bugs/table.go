@@ -14,19 +14,19 @@ var table = []bug{
 	},
 	{
 		name: "audit-after-release", promise: "1: nothing leaves unrecorded",
-		edits: []edit{{"api/gate.go", "	result, err := propose(ctx, cmd)\n", `	if c.kind == fsm.KindRead && c.message == nil {
+		edits: []edit{{"api/gate.go", "	result, err := g.proposer(c)(ctx, cmd)\n", `	if c.kind == fsm.KindRead && c.message == nil {
 		refs, _ := body0.(*fsm.ReadVersions)
 		if refs != nil && len(refs.Refs) == 1 && refs.Refs[0].Version == 0 {
 			if head, ok := r.store.Secret(refs.Refs[0].Vault, refs.Refs[0].Path); ok {
 				if data, ok := r.store.VersionData(head.Vault, head.Path, head.Current); ok {
-					go func() { _, _ = propose(context.WithoutCancel(ctx), cmd) }()
+					go func() { _, _ = g.proposer(c)(context.WithoutCancel(ctx), cmd) }()
 					early := fsm.Result{Code: fsm.CodeOK, Value: []fsm.VersionData{data}, Audit: r.store.AuditSize()}
 					return &answer{footing: r.footing, Result: early, caller: r.caller, origin: r.origin, now: r.now, reads: r.reads}, nil
 				}
 			}
 		}
 	}
-	result, err := propose(ctx, cmd)
+	result, err := g.proposer(c)(ctx, cmd)
 `},
 			{"api/gate.go", "		cmd.Body = fsm.EncodeBody(c.kind, body)\n", "		cmd.Body = fsm.EncodeBody(c.kind, body)\n		body0 = body\n"},
 			{"api/gate.go", "	if c.body != nil {\n		body, err := c.body(r)", "	var body0 any\n	if c.body != nil {\n		body, err := c.body(r)"},
