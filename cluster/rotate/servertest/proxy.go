@@ -9,8 +9,8 @@ import (
 	"testing"
 )
 
-// Proxy stands between a client and a server, and loses what the server says at a chosen moment. It counts the pieces
-// that the server sends, over all connections: a loop over that number meets every gap of a call.
+// Proxy stands between a client and a server, and loses or delays what one of them says at a chosen moment. It counts the
+// pieces that one of them sends, over all connections: a loop over that number meets every gap of a call.
 type Proxy struct {
 	Port     int
 	upstream string
@@ -21,6 +21,7 @@ type Proxy struct {
 	conns  map[net.Conn]bool
 	left   int // pieces that still pass; negative: all
 	freeze bool
+	asked  bool          // the client's pieces are counted, not the server's
 	met    chan struct{} // closed when the chosen moment comes
 	thaw   chan struct{} // closed when frozen connections go on
 	closed bool
@@ -67,11 +68,14 @@ func (p *Proxy) Config(config map[string]string) map[string]string {
 }
 
 // Cut breaks all connections instead of passing on the piece after the next n of the server's.
-func (p *Proxy) Cut(n int) { p.arm(n, false) }
+func (p *Proxy) Cut(n int) { p.arm(n, false, false) }
 
 // Freeze holds back everything after the next n pieces of the server's, in both directions, and keeps the connections
 // open towards the server, also when the client has gone: as if the client's machine had stopped.
-func (p *Proxy) Freeze(n int) { p.arm(n, true) }
+func (p *Proxy) Freeze(n int) { p.arm(n, true, false) }
+
+// FreezeRequest is Freeze after the next n pieces of the client's: what was asked for last arrives with Thaw.
+func (p *Proxy) FreezeRequest(n int) { p.arm(n, true, true) }
 
 // Met is closed when the moment of the last Cut or Freeze has come.
 func (p *Proxy) Met() <-chan struct{} {
@@ -90,10 +94,10 @@ func happened(c <-chan struct{}) bool {
 	}
 }
 
-func (p *Proxy) arm(n int, freeze bool) {
+func (p *Proxy) arm(n int, freeze, asked bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.left, p.freeze, p.met = n, freeze, make(chan struct{})
+	p.left, p.freeze, p.asked, p.met = n, freeze, asked, make(chan struct{})
 }
 
 // Thaw lets everything pass again, first what was held back.
@@ -119,8 +123,8 @@ func (p *Proxy) serve() {
 		if !p.add(client, server) {
 			return
 		}
-		p.all.Go(func() { p.copy(server, client, false) })
-		p.all.Go(func() { p.copy(client, server, true) })
+		p.all.Go(func() { p.copy(server, client, true) })
+		p.all.Go(func() { p.copy(client, server, false) })
 	}
 }
 
@@ -137,12 +141,12 @@ func (p *Proxy) add(conns ...net.Conn) bool {
 	return !p.closed
 }
 
-// pass says whether a piece may go on, and waits while everything is frozen.
-func (p *Proxy) pass(counted bool) bool {
+// pass says whether a piece may go on, and waits while everything is frozen. An end (no piece) is not counted.
+func (p *Proxy) pass(piece, asked bool) bool {
 	for {
 		p.mu.Lock()
 		met, freeze, thaw := happened(p.met), p.freeze, p.thaw
-		if !met && counted && p.left >= 0 {
+		if !met && piece && asked == p.asked && p.left >= 0 {
 			if p.left == 0 {
 				met = true
 				close(p.met)
@@ -167,11 +171,11 @@ func (p *Proxy) pass(counted bool) bool {
 	}
 }
 
-func (p *Proxy) copy(to, from net.Conn, counted bool) {
+func (p *Proxy) copy(to, from net.Conn, asked bool) {
 	buf := make([]byte, 64<<10)
 	for {
 		n, err := from.Read(buf)
-		if !p.pass(counted && n > 0) {
+		if !p.pass(n > 0, asked) {
 			break
 		}
 		if n > 0 {

@@ -55,7 +55,9 @@ func TestPostgres(t *testing.T) {
 		targettest.Target(t, func(t *testing.T) targettest.Subject {
 			name := fresh()
 			role(t, name, "first-password")
-			return subject(db.Config(), name, admin)
+			s := subject(db.Config(), name, admin)
+			s.Stride = 2
+			return s
 		})
 	})
 	t.Run("own password", func(t *testing.T) {
@@ -63,7 +65,7 @@ func TestPostgres(t *testing.T) {
 			name := fresh()
 			role(t, name, "first-password")
 			s := subject(db.Config(), name, nil)
-			s.Stride = 4
+			s.Stride = 8
 			return s
 		})
 	})
@@ -73,7 +75,7 @@ func TestPostgres(t *testing.T) {
 			role(t, a, "first-password")
 			role(t, b, "second-password")
 			s := subject(with(db.Config(), "mode", "alternating", "roles", a+","+b), a, admin)
-			s.Overlap, s.Stride = true, 3
+			s.Overlap, s.Stride = true, 6
 			return s
 		})
 	})

@@ -49,7 +49,7 @@ func TestPostgresUsers(t *testing.T) {
 				t.Cleanup(func() { _ = c.Close(context.Background()) }) // most are dead by then
 				return func() error { return c.Ping(t.Context()) }
 			},
-			Bounded: true, Renews: true, Stride: 2,
+			Bounded: true, Renews: true, Stride: 3,
 		}
 	}
 	targettest.Users(t, maker)

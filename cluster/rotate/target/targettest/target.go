@@ -317,7 +317,7 @@ func lost(l losing) func(*testing.T, *trial) {
 
 // frozen stops a caller at every answer of the server in turn, with its connections open, while another one goes on.
 func frozen(t *testing.T, x *trial) {
-	freezing(t, x, func(t *testing.T, a target.Attempt, thaw func()) target.Value {
+	freezing(t, x, (*servertest.Proxy).Freeze, func(t *testing.T, a target.Attempt, thaw func()) target.Value {
 		x.do(t, a, apply, verify)
 		thaw()
 		x.valid(t, "the new value, with the other caller awake again", a.New)
@@ -326,9 +326,15 @@ func frozen(t *testing.T, x *trial) {
 	})
 }
 
-// fencedOff stops a caller likewise, and gives the attempt up meanwhile.
+// fencedOff stops a caller likewise, or what it asked for last, and gives the attempt up meanwhile.
 func fencedOff(t *testing.T, x *trial) {
-	freezing(t, x, func(t *testing.T, a target.Attempt, thaw func()) target.Value {
+	old := givingUp(t, x, (*servertest.Proxy).Freeze)
+	x.First = old
+	givingUp(t, x, (*servertest.Proxy).FreezeRequest)
+}
+
+func givingUp(t *testing.T, x *trial, freeze func(*servertest.Proxy, int)) target.Value {
+	return freezing(t, x, freeze, func(t *testing.T, a target.Attempt, thaw func()) target.Value {
 		x.do(t, a, fence)
 		thaw()
 		x.valid(t, "the old value", a.Old)
@@ -340,14 +346,14 @@ func fencedOff(t *testing.T, x *trial) {
 	})
 }
 
-func freezing(t *testing.T, x *trial, meanwhile func(*testing.T, target.Attempt, func()) target.Value) {
+func freezing(t *testing.T, x *trial, freeze func(*servertest.Proxy, int), meanwhile func(*testing.T, target.Attempt, func()) target.Value) target.Value {
 	old := x.First
 	proxy := servertest.StartProxy(t, x.Server.Port)
 	for n := 0; n < answers; n = next(x.Stride, n) {
 		a := x.attempt(t, old)
 		through := a
 		through.Config = x.through(a.Config, proxy)
-		proxy.Freeze(n)
+		freeze(proxy, n)
 		moment := proxy.Met()
 		err := x.seen(until(t, moment, func(ctx context.Context) error { return x.Target.Apply(ctx, through) }))
 		met := happened(moment)
@@ -360,10 +366,11 @@ func freezing(t *testing.T, x *trial, meanwhile func(*testing.T, target.Attempt,
 		old = meanwhile(t, a, proxy.Thaw)
 		x.valid(t, fmt.Sprintf("the value, frozen at answer %d", n), old)
 		if !met {
-			return
+			return old
 		}
 	}
 	t.Fatalf("still not through after %d answers", answers)
+	return nil
 }
 
 func wrongAdmin(t *testing.T, x *trial) {
@@ -415,6 +422,8 @@ func down(t *testing.T, x *trial) {
 		described(t, err, x.Kind)
 		if s.name == apply.name {
 			x.do(t, a, apply)
+		} else {
+			x.valid(t, "the new value, after a restart of the server", a.New)
 		}
 	}
 	x.do(t, a, apply, verify, retire)

@@ -275,14 +275,20 @@ func (m *making) losing(t *testing.T, a act, before []act, after func(target.Use
 	t.Fatalf("still not through after %d answers", answers)
 }
 
-// overtaken freezes a maker at every answer in turn, and drops the user meanwhile.
+// overtaken freezes a maker at every answer in turn, or what it asks for, and drops the user meanwhile.
 func overtaken(t *testing.T, m *making) {
+	m.overtake(t, (*servertest.Proxy).Freeze)
+	m.overtake(t, (*servertest.Proxy).FreezeRequest)
+}
+
+func (m *making) overtake(t *testing.T, freeze func(*servertest.Proxy, int)) {
+	t.Helper()
 	proxy := servertest.StartProxy(t, m.Server.Port)
 	for n := 0; n < answers; n = next(m.Stride, n) {
 		u := m.user()
 		through := u
 		through.Config = proxy.Config(u.Config)
-		proxy.Freeze(n)
+		freeze(proxy, n)
 		moment := proxy.Met()
 		err := m.seen(until(t, moment, func(ctx context.Context) error { return m.Users.Create(ctx, through) }))
 		met := happened(moment)
