@@ -59,14 +59,28 @@ func (e *Engine) pause(ctx context.Context, n Node, changed, ended <-chan struct
 	return true
 }
 
+// rest leaves the log to others for as long as a batch took, so that a line of any length takes half of it at most.
+func rest(ctx context.Context, since time.Time) bool {
+	const longest = 250 * time.Millisecond
+	timer := time.NewTimer(min(time.Since(since), longest))
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}
+
 func (e *Engine) sweep(ctx context.Context, n Node, term uint64) {
 	for {
 		changed := n.Store().Changed()
 		due, known := n.Store().LeasesDue()
-		if known && due <= e.now(n) {
-			if more := e.sweepOnce(ctx, n, term); more {
-				continue
+		if begin := time.Now(); known && due <= e.now(n) && e.sweepOnce(ctx, n, term) {
+			if !rest(ctx, begin) {
+				return
 			}
+			continue
 		}
 		if !e.pause(ctx, n, changed, nil, due, known) {
 			return
@@ -138,10 +152,14 @@ func (e *Engine) drain(ctx context.Context, n Node, term uint64, server string) 
 	for ctx.Err() == nil {
 		leases, next := n.Store().LeaseQueue(server, e.now(n), place, e.cfg.Batch)
 		if len(leases) > 0 {
+			begin := time.Now()
 			if !e.handle(ctx, n, term, server, leases, down) {
 				return
 			}
 			handled += len(leases)
+			if next != "" && !rest(ctx, begin) {
+				return
+			}
 		}
 		if next == "" && handled == 0 {
 			return
