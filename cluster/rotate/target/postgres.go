@@ -259,7 +259,6 @@ func (c *pgCall) change(ctx context.Context, s *pgSession, role string, decide f
 
 // terminate ends other sessions and waits until they are gone.
 func (p *pgSession) terminate(ctx context.Context, which string, arg string) error {
-	const others = ` FROM pg_stat_activity WHERE pid <> pg_backend_pid() AND `
 	for {
 		var left int
 		err := p.QueryRow(ctx, `SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE pid <> pg_backend_pid() AND `+which, arg).Scan(&left)

@@ -56,7 +56,7 @@ func TestPostgres(t *testing.T) {
 			name := fresh()
 			role(t, name, "first-password")
 			s := subject(db.Config(), name, admin)
-			s.Stride = 2
+			s.Stride = 3
 			return s
 		})
 	})
@@ -65,7 +65,7 @@ func TestPostgres(t *testing.T) {
 			name := fresh()
 			role(t, name, "first-password")
 			s := subject(db.Config(), name, nil)
-			s.Stride = 8
+			s.Stride = 12
 			return s
 		})
 	})
@@ -75,7 +75,7 @@ func TestPostgres(t *testing.T) {
 			role(t, a, "first-password")
 			role(t, b, "second-password")
 			s := subject(with(db.Config(), "mode", "alternating", "roles", a+","+b), a, admin)
-			s.Overlap, s.Stride = true, 6
+			s.Overlap, s.Stride = true, 9
 			return s
 		})
 	})

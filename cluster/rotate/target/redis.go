@@ -113,7 +113,7 @@ func (redisTarget) Retire(ctx context.Context, a Attempt) error {
 
 // Fence ends the attempt's connections and takes the new password away, unless that would lock everybody out.
 func (redisTarget) Fence(ctx context.Context, a Attempt) error {
-	return redisChange(ctx, a, "fence", func(c *redisCall, s *redisSession, u *redisUser) ([]any, error) {
+	return redisChange(ctx, a, "fence", func(c *redisCall, s *redisSession, _ *redisUser) ([]any, error) {
 		if err := s.kill(ctx, c.name()); err != nil {
 			return nil, err
 		}
