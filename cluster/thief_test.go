@@ -188,10 +188,14 @@ func TestUnapprovedMemberGetsNothing(t *testing.T) {
 	c := clustertest.Start(t, clustertest.Options{})
 	x := c.Add()
 	c.Join(x)
-	for range 3 { // the duty that issues certificates has passed by when another record is through
-		c.Must(record("list"))
-		time.Sleep(400 * time.Millisecond)
-	}
+	// The duty that issues certificates has passed by once somebody who came later has one.
+	y := c.Add()
+	c.Join(y)
+	c.Approve(y.ID)
+	c.Await("a later member has a certificate", func() bool {
+		m, _ := c.Leader().Store().Member(y.ID)
+		return len(m.ClientCert) > 0
+	})
 	if m, _ := c.Leader().Store().Member(x.ID); len(m.ClientCert) > 0 {
 		t.Error("an unapproved member has a certificate of the cluster's CA")
 	}
