@@ -5,7 +5,6 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"slices"
 	"strings"
 
 	"github.com/cockroachdb/pebble/v2"
@@ -177,56 +176,6 @@ func (v *verifier) secrets() {
 	}
 	if kept != 0 {
 		v.problem("%d versions belong to no secret", -kept)
-	}
-}
-
-// rotations checks that an attempt and the head of its secret tell one story.
-func (v *verifier) rotations() {
-	for name, o := range v.objects {
-		r, ok := o.(*Rotation)
-		if !ok {
-			continue
-		}
-		if name != ObjRotation(r.Vault, r.Path) || v.objects[ObjVault(r.Vault)] == nil {
-			v.problem("rotation %q is misplaced", name)
-		}
-		a := r.Attempt
-		if !r.rotating() {
-			if a != (RotationAttempt{}) {
-				v.problem("rotation %q: what is left of an attempt: %+v", name, a)
-			}
-			continue
-		}
-		head := find[Secret](v, ObjSecret(r.Vault, r.Path))
-		if head == nil || a.ID == [16]byte{} {
-			v.problem("rotation %q: its attempt has no secret or no id", name)
-			continue
-		}
-		switch a.State {
-		case RotationStaged, RotationApplied, RotationVerified, RotationGivingUp:
-			if head.Pending != a.Version || head.Current != a.Old {
-				v.problem("rotation %q in state %d: version %d is pending, %d current, the attempt is from %d to %d",
-					name, a.State, head.Pending, head.Current, a.Old, a.Version)
-			}
-		case RotationPromoted, RotationRetiring:
-			if head.Pending != 0 || head.Current != a.Version || head.Previous != a.Old {
-				v.problem("rotation %q in state %d: version %d is current, the attempt is from %d to %d",
-					name, a.State, head.Current, a.Old, a.Version)
-			}
-		default:
-			v.problem("rotation %q is in state %d", name, a.State)
-		}
-	}
-	for name, o := range v.objects {
-		if ended, ok := o.(*RotationRecord); ok {
-			owner := strings.TrimPrefix(name[:len(name)-5], "rotated/")
-			r := find[Rotation](v, "rotation/"+owner)
-			// The oldest record goes when an attempt ends, not when it begins.
-			if r == nil || ended.Number > r.Number || r.Number-ended.Number > MaxRotationRecords ||
-				r.Number-ended.Number == MaxRotationRecords && !r.rotating() {
-				v.problem("record %d of the rotation of %q is out of place", ended.Number, owner)
-			}
-		}
 	}
 }
 
@@ -426,29 +375,6 @@ func (v *verifier) expiries() {
 	}
 }
 
-// events looks at their number, their places and the floor.
-func (v *verifier) events() {
-	mark, _ := v.objects[keyEvents].(*eventMark)
-	if mark == nil {
-		mark = &eventMark{}
-	}
-	count := uint64(0)
-	for name, o := range v.objects {
-		e, ok := o.(*Event)
-		if !ok {
-			continue
-		}
-		count++
-		if name != objEvent(e.Index, e.Ordinal) || e.Index > v.s.Position().Index || e.Time > v.now || e.Kind == 0 ||
-			!(Cursor{Index: mark.FloorIndex, Ordinal: mark.FloorOrdinal}).before(e.At(0)) {
-			v.problem("event %+v is out of place", *e)
-		}
-	}
-	if count != mark.Count || count > MaxEvents {
-		v.problem("%d events are there, %d are counted", count, mark.Count)
-	}
-}
-
 // pipelines checks that every identity runs one pipeline, that of which it is an identity.
 func (v *verifier) pipelines() {
 	runners := 0
@@ -474,46 +400,6 @@ func (v *verifier) pipelines() {
 	}
 	if runners != 0 {
 		v.problem("%d more identities than runners", runners)
-	}
-}
-
-// consumers looks at their counts and at the index of who uses what.
-func (v *verifier) consumers() {
-	counts := map[string]uint32{}
-	uses := 0
-	for name, o := range v.objects {
-		switch o := o.(type) {
-		case *consumer:
-			counts[keyConsumers]++
-			counts[objConsumerCount(o.Principal)]++
-			if name != o.name() || len(o.Uses) == 0 || !slices.IsSortedFunc(o.Uses, compareUses) {
-				v.problem("consumer %q is out of place", name)
-			}
-			for i := range o.Uses {
-				uses++
-				if v.objects[objUsing(&o.Uses[i], o)] == nil {
-					v.problem("nothing leads to consumer %q of %s/%s", name, o.Uses[i].Vault, o.Uses[i].Path)
-				}
-			}
-		case *marker:
-			if strings.HasPrefix(name, prefixUsing) {
-				uses--
-			}
-		}
-	}
-	if uses != 0 {
-		v.problem("%d uses without a consumer", -uses)
-	}
-	for name, o := range v.objects {
-		if c, ok := o.(*consumerCount); ok {
-			if c.Count != counts[name] {
-				v.problem("%q: %d are counted, %d are there", name, c.Count, counts[name])
-			}
-			delete(counts, name)
-		}
-	}
-	for name := range counts {
-		v.problem("%q is not counted", name)
 	}
 }
 
