@@ -11,8 +11,21 @@ import (
 	"golang.org/x/crypto/ssh"
 
 	"github.com/hizo/hizo/cluster/rotate/target"
+	"github.com/hizo/hizo/cluster/rotate/target/targettest"
 	"github.com/hizo/hizo/crypto/secret"
 )
+
+func TestGenerated(t *testing.T) {
+	for _, config := range []map[string]string{{}, {"field": "password", "length": "40"}, {"key": "ssh-ed25519"}} {
+		targettest.Target(t, func(*testing.T) targettest.Subject {
+			return targettest.Subject{
+				Kind: "generated", Target: target.NewGenerated(), Config: config,
+				First: target.Value{"value": secret.Copy([]byte("first-value")), "password": secret.Copy([]byte("first-password"))},
+				Login: func(target.Value) error { return nil }, // nothing outside to try it at
+			}
+		})
+	}
+}
 
 func stageGenerated(t *testing.T, config map[string]string, old target.Value) target.Value {
 	t.Helper()

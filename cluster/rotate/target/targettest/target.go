@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"testing"
 	"time"
 
@@ -87,6 +88,9 @@ func (x *trial) attempt(t *testing.T, old target.Value) target.Attempt {
 	if x.seen(err) != nil {
 		t.Fatal(err)
 	}
+	if maps.EqualFunc(v, old, secret.Bytes.Equal) {
+		t.Fatal("the old value was staged again")
+	}
 	x.value(v)
 	a.New = v
 	return a
@@ -140,6 +144,9 @@ func rotates(t *testing.T, x *trial) {
 		t.Fatal(err)
 	}
 	old := x.First
+	if x.try(t, verify, target.Attempt{ID: id(), Vault: "ml", Path: "db/train", Config: x.Config, Admin: x.Admin}, patience) == nil {
+		t.Fatal("no value at all is verified")
+	}
 	for range 3 {
 		a := x.attempt(t, old)
 		x.refused(t, "a staged value", a.New)
