@@ -32,7 +32,7 @@ demo: build ## Three nodes, a credential, a training job, a killed leader, the a
 # meet its one writer. `make race` has it everywhere.
 RACE_PKG  = ./cluster ./cluster/lease ./cluster/logstore ./cluster/clustertest ./transport ./api/client/... ./api/auth ./crypto/...
 RACE_FSM  = TestReadersDuringSwap|TestUnderRaft
-PLAIN_PKG = ./api ./api/apitest ./api/audit ./api/auth/... ./api/bootstrap ./api/inject ./api/name ./api/policy ./api/seal \
+PLAIN_PKG = ./api ./api/apitest ./api/audit ./api/auth/... ./api/bootstrap ./api/inject ./api/name ./api/observe ./api/policy ./api/seal \
 	./cluster/rotate/... ./fsm/... ./chaos/... ./cmd/... ./deploy/...
 
 .PHONY: test

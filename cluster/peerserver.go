@@ -125,19 +125,21 @@ func (s *peerServer) worker(ctx context.Context) (fsm.Member, error) {
 	return m, err
 }
 
-func (s *peerServer) Status(ctx context.Context, _ *peerpb.StatusRequest) (*peerpb.StatusReply, error) {
+func (s *peerServer) Status(ctx context.Context, req *peerpb.StatusRequest) (*peerpb.StatusReply, error) {
 	// A node that has joined has no state yet when its leader asks; its directory knows who that is.
 	p, _ := s.n.cfg.Transport.PeerOf(ctx)
 	if now, ok := s.n.cfg.Directory.ByKey(p.Key); !ok || !now.Raft {
 		return nil, statusOf(ErrNotAllowed)
 	}
-	epochs, err := s.n.heldShares(ctx)
-	if err != nil {
+	reply := &peerpb.StatusReply{Sealed: s.n.keys.sealed(), Applied: s.n.store.Position().Index}
+	if req.GetBrief() {
+		return reply, nil
+	}
+	var err error
+	if reply.ShareEpochs, err = s.n.heldShares(ctx); err != nil {
 		return nil, statusOf(err)
 	}
-	return &peerpb.StatusReply{
-		Sealed: s.n.keys.sealed(), Applied: s.n.store.Position().Index, ShareEpochs: epochs,
-	}, nil
+	return reply, nil
 }
 
 func (s *peerServer) Clock(ctx context.Context, _ *peerpb.ClockRequest) (*peerpb.ClockReply, error) {

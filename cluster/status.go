@@ -28,6 +28,7 @@ type Status struct {
 	NodeEpoch uint64 // of the node set that can unseal nodes; 0: none
 	Threshold int    // of that set
 	ClockSkew time.Duration
+	Disk      DiskStatus
 	Members   []MemberStatus
 }
 

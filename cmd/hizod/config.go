@@ -30,6 +30,7 @@ type Config struct {
 	Raft     RaftConfig     `yaml:"raft"`
 	Log      LogConfig      `yaml:"log"`
 	Rotation RotationConfig `yaml:"rotation"`
+	Observe  ObserveConfig  `yaml:"observe"` // optional: probes and metrics
 
 	// Development marks the state for good: `hizod server` refuses it without this flag and `hizod dev` sets it.
 	Development bool `yaml:"development"`
@@ -111,6 +112,11 @@ type CommandConfig struct {
 	Timeout time.Duration `yaml:"timeout"` // default 20s
 	// SameUser lets it run as hizod's own user where that is not root.
 	SameUser bool `yaml:"same_user"`
+}
+
+// ObserveConfig is the listener for probes and metrics: plain HTTP without credentials, so not for everybody's network.
+type ObserveConfig struct {
+	Listen string `yaml:"listen"` // empty: no listener
 }
 
 // LogConfig of the server's own log on standard error.
@@ -195,6 +201,11 @@ func (c *Config) check() error {
 	if c.Gossip.Listen != "" {
 		if _, _, err := net.SplitHostPort(c.Gossip.Listen); err != nil {
 			bad("gossip.listen: %q is not HOST:PORT", c.Gossip.Listen)
+		}
+	}
+	if c.Observe.Listen != "" {
+		if _, _, err := net.SplitHostPort(c.Observe.Listen); err != nil {
+			bad("observe.listen: %q is not HOST:PORT", c.Observe.Listen)
 		}
 	}
 	for _, cidr := range c.Gossip.CIDRs {

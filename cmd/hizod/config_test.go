@@ -49,6 +49,7 @@ func TestParseConfig(t *testing.T) {
 		{"unreachable address", "127.0.0.1:7300", "0.0.0.0:7300", "clients.advertise"},
 		{"unknown seal", "type: pkcs11", "type: tpm", `"tpm" is unknown`},
 		{"label and serial", "token_label: hizo-n1", "token_label: hizo-n1\n    token_serial: abc", "exactly one of"},
+		{"observe without a port", "node: n1", "observe: {listen: localhost}\nnode: n1", "observe.listen"},
 		{"PIN on the data disk", "/run/hizo/pin", "/var/lib/hizo/pin", "lies in data_dir"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {

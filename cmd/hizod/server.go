@@ -73,7 +73,7 @@ func (c *identityCmd) Run() error {
 }
 
 // serve runs one node. Parts start in the order in which they need each other and stop in the reverse order:
-// seal, peers' port, node, clients' port.
+// observe listener, seal, peers' port, node, clients' port.
 func serve(ctx context.Context, cfg *Config, log *slog.Logger) (err error) {
 	if err := harden(cfg.MemoryLock); err != nil {
 		return err
@@ -81,6 +81,11 @@ func serve(ctx context.Context, cfg *Config, log *slog.Logger) (err error) {
 	if err := os.MkdirAll(cfg.DataDir, 0o700); err != nil {
 		return fmt.Errorf("data_dir: %w", err)
 	}
+	watch, err := startObserving(cfg, log)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, watch.Close()) }()
 	s, err := openSeal(cfg.Seal, log)
 	if err != nil {
 		return err
@@ -134,6 +139,7 @@ func serve(ctx context.Context, cfg *Config, log *slog.Logger) (err error) {
 	if err != nil {
 		return err
 	}
+	watch.Attach(node)
 	running, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	listener, err := listenClients(running, cfg, log, node)
@@ -149,6 +155,7 @@ func serve(ctx context.Context, cfg *Config, log *slog.Logger) (err error) {
 	go boot.removeOnceInitialised(running, log, node)
 
 	<-running.Done()
+	watch.Stopping()
 	closing, stop := context.WithTimeout(context.WithoutCancel(ctx), closeTimeout)
 	defer stop()
 	if node.IsLeader() {
