@@ -180,6 +180,10 @@ var reasons = map[string]reason{
 	hizov1.ReasonTarget: {
 		code: codes.FailedPrecondition, next: "a server outside the cluster did not do what was asked: see what it says, then try again",
 	},
+	hizov1.ReasonHandOver: {
+		code: codes.FailedPrecondition, next: "leadership was not handed over: see why, then try again", speaks: true,
+		errs: []error{cluster.ErrHandOver},
+	},
 	hizov1.ReasonInternal: {code: codes.Internal, next: "internal error: the node's log says more"},
 }
 

@@ -112,7 +112,7 @@ func TestEverySentinelIsInTheTable(t *testing.T) {
 		"../cluster": {
 			cluster.ErrSealed, cluster.ErrNotInitialised, cluster.ErrAlreadyInitialised, cluster.ErrOverloaded, cluster.ErrTooLarge,
 			cluster.ErrClockSkew, cluster.ErrShutdown, cluster.ErrNotAllowed, cluster.ErrJoinToken, cluster.ErrUnknownMember, cluster.ErrCSR,
-			cluster.ErrNoRecipients,
+			cluster.ErrNoRecipients, cluster.ErrHandOver,
 		},
 		"auth":              {auth.ErrMalformedToken, auth.ErrWeakPassword, auth.ErrBusy},
 		"name":              {name.ErrNotCanonical},

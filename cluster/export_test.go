@@ -4,6 +4,8 @@ import (
 	"context"
 	"crypto/rand"
 
+	"github.com/hashicorp/raft"
+
 	"github.com/hizo/hizo/cluster/peerpb"
 	"github.com/hizo/hizo/crypto/keyring"
 	"github.com/hizo/hizo/crypto/shares"
@@ -143,3 +145,8 @@ func (n *Node) DutyCommand(kind fsm.Kind, body any, audits ...fsm.Audit) fsm.Com
 
 // HandRootOver does what follows an unsealing by operators, and waits for it.
 func (n *Node) HandRootOver(ctx context.Context) { n.handRootOver(ctx) }
+
+// TransferRaw has raft hand leadership to a node that TransferLeadership refuses, as an election may choose it.
+func (n *Node) TransferRaw(to string) error {
+	return n.raft.LeadershipTransferToServer(raft.ServerID(to), raft.ServerAddress(to)).Error()
+}

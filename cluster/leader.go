@@ -154,43 +154,8 @@ func (n *Node) unsealedVoter(ctx context.Context) string {
 	return <-found
 }
 
-// resignation keeps two duties from moving leadership at the same time.
-type resignation struct {
-	mu        sync.Mutex
-	unhealthy time.Time // when this node last resigned for its seal's sake; healthDuty's
-}
-
-// handOver moves leadership to a voter, or to whichever raft finds most up to date. Nothing depends on
-// its success.
-func (n *Node) handOver(ctx context.Context, why, to string) {
-	n.resign.mu.Lock()
-	defer n.resign.mu.Unlock()
-	if n.raft.State() != raft.Leader || len(n.voters()) < 2 {
-		return
-	}
-	var future raft.Future
-	if to == "" {
-		future = n.raft.LeadershipTransfer()
-	} else {
-		future = n.raft.LeadershipTransferToServer(raft.ServerID(to), raft.ServerAddress(to))
-	}
-	done := make(chan error, 1)
-	go func() { done <- future.Error() }()
-	select {
-	case err := <-done:
-		n.log.Info("handed leadership over", "why", why, "to", to, "error", err)
-	case <-ctx.Done():
-	}
-}
-
 // Leading says whether this node leads and takes records: its term has begun and its clock is confirmed.
 func (n *Node) Leading() bool { return n.IsLeader() && n.proposer.accepts() }
-
-// TransferLeadership moves leadership to another voter, or to whichever is most up to date. It is a request:
-// what became of it, Leader tells.
-func (n *Node) TransferLeadership(ctx context.Context, to string) {
-	n.handOver(ctx, "asked for", to)
-}
 
 // IsLeader says whether this node believes that it leads. Only a commit proves it.
 func (n *Node) IsLeader() bool { return n.raft.State() == raft.Leader }

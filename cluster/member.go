@@ -315,12 +315,11 @@ func (n *Node) reconcileServers(ctx context.Context, members []fsm.Member, caugh
 }
 
 func (n *Node) isCaughtUp(ctx context.Context, id string) bool {
-	const slack = 64 // entries: a busy cluster is never quite even
 	target := n.store.Position().Index
 	ctx, cancel := context.WithTimeout(ctx, time.Second)
 	defer cancel()
 	status, err := n.peers.of(id).Status(ctx, &peerpb.StatusRequest{})
-	return err == nil && status.Applied+slack >= target && status.Applied > 0
+	return err == nil && status.Applied+catchUpSlack >= target && status.Applied > 0
 }
 
 // wait waits for a raft future, which raft does not answer after a shutdown.

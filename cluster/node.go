@@ -209,7 +209,7 @@ func Open(cfg Config) (_ *Node, err error) {
 	if n.raft, err = raft.NewRaft(rc, n.store, n.logs, n.logs, n.snaps, trans); err != nil {
 		return nil, fmt.Errorf("start raft: %w", err)
 	}
-	n.proposer = newProposer(n.raft, n.unixMilli, n.leaderInfo)
+	n.proposer = newProposer(n.raft, n.unixMilli, n.leaderInfo, n.IsLeader)
 	n.peers = newPeerClients(cfg.Transport)
 	n.serve()
 

@@ -33,6 +33,9 @@ type applier interface {
 // clock check is not through: records queue up and are not proposed), or open. One goroutine makes
 // entries; one per entry in flight waits for its future and answers its records.
 //
+// While leadership is being handed on it drains beside that: nothing is proposed, and what arrives waits
+// until the transfer has ended one way or the other.
+//
 // Every record is answered exactly once, in one of three ways: a result, after Apply on this node; a
 // definite no, nothing was proposed; or *UnknownOutcomeError. Shutdown answers everything, because a
 // future that waits for Apply is never answered once raft has shut down (raft.go, runFSM).
@@ -40,6 +43,7 @@ type proposer struct {
 	raft   applier
 	now    func() int64 // local clock, Unix milliseconds
 	leader func() LeaderInfo
+	leads  func() bool // raft's own word, which comes before followLeadership's
 
 	wake  chan struct{} // capacity 1: the queue may hold something to send
 	slots chan struct{} // capacity entriesAtOnce: entries in flight
@@ -56,6 +60,10 @@ type proposer struct {
 	last   int64  // cluster time of the newest entry proposed
 	jump   func() // called (once per term) when the clock is too far ahead of last
 	ended  bool   // shut down
+
+	draining bool
+	parting  bool          // closed for want of leadership while draining: the queue is answered at the end
+	landed   chan struct{} // closed when an entry has landed; nil while nobody waits for it
 }
 
 type proposerState uint8
@@ -82,9 +90,9 @@ type flight struct {
 	once    sync.Once
 }
 
-func newProposer(r applier, now func() int64, leader func() LeaderInfo) *proposer {
+func newProposer(r applier, now func() int64, leader func() LeaderInfo, leads func() bool) *proposer {
 	p := &proposer{
-		raft: r, now: now, leader: leader,
+		raft: r, now: now, leader: leader, leads: leads,
 		wake: make(chan struct{}, 1), slots: make(chan struct{}, entriesAtOnce), stop: make(chan struct{}),
 		flying: make(map[*flight]struct{}),
 		why:    errNotLeading,
@@ -108,7 +116,7 @@ func (p *proposer) reason(why error) error {
 func (p *proposer) hold() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.state = proposerHolding
+	p.state, p.parting = proposerHolding, false
 }
 
 // openAt starts to propose. since is the cluster time that has been applied: what this node proposed in an
@@ -116,25 +124,25 @@ func (p *proposer) hold() {
 // local clock is more than fsm.MaxClockStep ahead, after which the proposer holds again.
 func (p *proposer) openAt(since int64, jump func()) {
 	p.mu.Lock()
-	p.state, p.last, p.jump = proposerOpen, since, jump
+	p.state, p.last, p.jump, p.parting = proposerOpen, since, jump, false
 	p.mu.Unlock()
 	p.signal()
 }
 
-// closeWith refuses what waits and what comes with why: a definite no.
+// closeWith refuses what waits and what comes with why: a definite no. Leadership that ends while it is being handed on
+// refuses nothing yet: undrain does, when it is known who leads.
 func (p *proposer) closeWith(why error) {
 	p.mu.Lock()
 	p.state, p.why = proposerClosed, why
+	p.parting = p.draining && why == errNotLeading
+	if p.parting {
+		p.mu.Unlock()
+		return
+	}
 	refused := p.queue
 	p.queue, p.bytes = nil, 0
 	p.mu.Unlock()
-	if len(refused) > 0 {
-		err := p.reason(why)
-		for _, it := range refused {
-			it.err = err
-			it.done <- struct{}{}
-		}
-	}
+	p.refuse(refused, why)
 }
 
 // shutdown answers everything that waits and ends the proposer. Call it after raft's shutdown began.
@@ -213,7 +221,7 @@ func (p *proposer) recycle(it *proposal) {
 
 func (p *proposer) enqueue(it *proposal) error {
 	p.mu.Lock()
-	if p.state == proposerClosed {
+	if p.state == proposerClosed && !p.expected() {
 		why := p.why
 		p.mu.Unlock()
 		return p.reason(why)
@@ -230,6 +238,62 @@ func (p *proposer) enqueue(it *proposal) error {
 		p.signal()
 	}
 	return nil
+}
+
+// expected says whether a closed proposer takes records all the same, because what becomes of them will be known soon: at
+// the end of a hand-over, or because raft has won an election that followLeadership has not heard of yet. Raft tells
+// it of every term's end after that term's state has gone, so that what is queued here is always answered. mu is held.
+func (p *proposer) expected() bool {
+	return !p.ended && p.why == errNotLeading && (p.parting || p.leads())
+}
+
+// drain stops proposing and waits until nothing is in flight. The queue goes on to fill, and undrain has to follow.
+func (p *proposer) drain(ctx context.Context) error {
+	p.mu.Lock()
+	p.draining = true
+	for len(p.flying) > 0 && !p.ended {
+		if p.landed == nil {
+			p.landed = make(chan struct{})
+		}
+		landed := p.landed
+		p.mu.Unlock()
+		select {
+		case <-landed:
+		case <-p.stop:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+		p.mu.Lock()
+	}
+	p.mu.Unlock()
+	return nil
+}
+
+// undrain goes on where drain stopped: with proposing, or with refusing what waits.
+func (p *proposer) undrain() {
+	p.mu.Lock()
+	p.draining = false
+	var refused []*proposal
+	if p.parting && !p.leads() {
+		refused = p.queue
+		p.queue, p.bytes = nil, 0
+	}
+	why := p.why
+	p.parting = false
+	p.mu.Unlock()
+	p.refuse(refused, why)
+	p.signal()
+}
+
+func (p *proposer) refuse(refused []*proposal, why error) {
+	if len(refused) == 0 {
+		return
+	}
+	err := p.reason(why)
+	for _, it := range refused {
+		it.err = err
+		it.done <- struct{}{}
+	}
 }
 
 // withdraw takes a record back that was not proposed yet.
@@ -272,7 +336,7 @@ func (p *proposer) run() {
 // take makes an entry of what waits, up to fsm.MaxEntry but at least one record.
 func (p *proposer) take() (*flight, int64) {
 	p.mu.Lock()
-	if p.state != proposerOpen || len(p.queue) == 0 {
+	if p.state != proposerOpen || p.draining || len(p.queue) == 0 {
 		p.mu.Unlock()
 		return nil, 0
 	}
@@ -340,6 +404,10 @@ func (p *proposer) await(f *flight, future raft.ApplyFuture) {
 func (p *proposer) land(f *flight) {
 	p.mu.Lock()
 	delete(p.flying, f)
+	if p.landed != nil {
+		close(p.landed)
+		p.landed = nil
+	}
 	p.mu.Unlock()
 	<-p.slots
 }
@@ -426,5 +494,5 @@ func encodeEntry(entry fsm.Entry) ([]byte, error) {
 func (p *proposer) accepts() bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return p.state == proposerOpen
+	return p.state == proposerOpen && !p.draining
 }

@@ -63,9 +63,11 @@ func (f *fakeFuture) Response() any {
 
 func (f *fakeFuture) Index() uint64 { return 1 }
 
+func nobodyLeads() bool { return false }
+
 func testProposer(t *testing.T) (*proposer, *fakeRaft) {
 	r := newFakeRaft()
-	p := newProposer(r, func() int64 { return 1000 }, func() LeaderInfo { return LeaderInfo{ID: "n9"} })
+	p := newProposer(r, func() int64 { return 1000 }, func() LeaderInfo { return LeaderInfo{ID: "n9"} }, nobodyLeads)
 	t.Cleanup(p.shutdown)
 	return p, r
 }
@@ -296,7 +298,7 @@ func TestProposerLimits(t *testing.T) {
 func TestEntryTimeOfAnEarlierTerm(t *testing.T) {
 	r := newFakeRaft()
 	now := int64(1_000_000)
-	p := newProposer(r, func() int64 { return now }, func() LeaderInfo { return LeaderInfo{} })
+	p := newProposer(r, func() int64 { return now }, func() LeaderInfo { return LeaderInfo{} }, nobodyLeads)
 	defer p.shutdown()
 	p.openAt(900_000, nil)
 	w := p.ask(t, t.Context(), "ahead")
@@ -320,7 +322,7 @@ func TestEntryTime(t *testing.T) {
 	r := newFakeRaft()
 	now := int64(1000)
 	var mu sync.Mutex
-	p := newProposer(r, func() int64 { mu.Lock(); defer mu.Unlock(); return now }, func() LeaderInfo { return LeaderInfo{} })
+	p := newProposer(r, func() int64 { mu.Lock(); defer mu.Unlock(); return now }, func() LeaderInfo { return LeaderInfo{} }, nobodyLeads)
 	defer p.shutdown()
 	jumped := make(chan struct{}, 1)
 	p.openAt(900, func() { jumped <- struct{}{} })

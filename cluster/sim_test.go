@@ -132,7 +132,7 @@ func (w *world) start(n *simNode, bootstrap bool) {
 	p := newProposer(r, func() int64 { return time.Now().UnixMilli() }, func() LeaderInfo {
 		_, id := r.LeaderWithID()
 		return LeaderInfo{ID: string(id)}
-	})
+	}, func() bool { return r.State() == raft.Leader })
 	stop := make(chan struct{})
 	w.mu.Lock()
 	n.store, n.raft, n.trans, n.proposer, n.stop, n.up = store, r, trans, p, stop, true

@@ -1,6 +1,7 @@
 package cluster_test
 
 import (
+	"context"
 	"errors"
 	"testing"
 	"time"
@@ -242,7 +243,17 @@ func TestSealedLeaderHandsOver(t *testing.T) {
 	if !sealed.Status().Sealed {
 		t.Fatal("the second node is unsealed without a node set")
 	}
-	c.Transfer(c.Nodes[0], sealed)
+	c.Await("nothing but its seal to speak against it", func() bool {
+		return c.Nodes[0].Leading() && sealed.Status().Applied == c.Nodes[0].Status().Applied
+	})
+	ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+	defer cancel()
+	if err := c.Nodes[0].TransferLeadership(ctx, sealed.ID); !errors.Is(err, cluster.ErrHandOver) {
+		t.Errorf("leadership for a sealed node: %v", err)
+	}
+	c.Await("the sealed node to lead", func() bool {
+		return c.Nodes[0].TransferRaw(sealed.ID) == nil || sealed.IsLeader()
+	})
 	c.Await("the unsealed node to lead again", func() bool { return c.Nodes[0].Leading() })
 	c.Must(record("list"))
 }

@@ -51,7 +51,8 @@ const (
 	ReasonBehind               = "BEHIND"      // this node has not come as far as it would have to: use another one
 	ReasonCancelled            = "CANCELLED"
 	ReasonShutdown             = "SHUTDOWN"
-	ReasonTarget               = "TARGET" // a server outside the cluster did not do what was asked
+	ReasonTarget               = "TARGET"    // a server outside the cluster did not do what was asked
+	ReasonHandOver             = "HAND_OVER" // leadership did not go where it was asked to go
 	ReasonInternal             = "INTERNAL"
 )
 

@@ -477,7 +477,7 @@ func (c *Cluster) Transfer(from, to *Node) {
 		if from.IsLeader() {
 			ctx, cancel := c.context()
 			defer cancel()
-			from.TransferLeadership(ctx, to.ID)
+			_ = from.TransferLeadership(ctx, to.ID) // the condition below decides
 		}
 		return to.IsLeader() || !from.IsLeader()
 	})

@@ -161,7 +161,7 @@ func serve(ctx context.Context, cfg *Config, log *slog.Logger) (err error) {
 	if node.IsLeader() {
 		// While the clients' port is still open: calls that come meanwhile are told who leads, instead of finding a closed
 		// door here and no leader there.
-		node.TransferLeadership(closing, "")
+		_ = node.TransferLeadership(closing, "") // it logs what came of it, and the node stops either way
 	}
 	srv.Shutdown(closing)
 	if ctx.Err() != nil {
