@@ -116,14 +116,16 @@ chaos: hizod ## Ten minutes of faults on real clusters in network namespaces, an
 	@tools/install-deps.sh softhsm2 iproute2 nftables redis-server
 	@mkdir -p $(TOOLS)
 	$(GO) build -o $(TOOLS)/chaos ./chaos/run
-	$(TOOLS)/chaos -hizod bin/hizod -dir build/chaos -for 10m $(CHAOSFLAGS)
+	$(GO) run ./chaos/probed -o $(TOOLS)/hizod-probed
+	$(TOOLS)/chaos -hizod bin/hizod -probed $(TOOLS)/hizod-probed -dir build/chaos -for 10m $(CHAOSFLAGS)
 
 .PHONY: chaos-smoke
 chaos-smoke: hizod ## The same for three seeds, under two minutes
 	@tools/install-deps.sh softhsm2 iproute2 nftables redis-server
 	@mkdir -p $(TOOLS)
 	$(GO) build -o $(TOOLS)/chaos ./chaos/run
-	$(TOOLS)/chaos -hizod bin/hizod -dir build/chaos-smoke -seed 1 -seeds 3 -duration 12s $(CHAOSFLAGS)
+	$(GO) run ./chaos/probed -o $(TOOLS)/hizod-probed
+	$(TOOLS)/chaos -hizod bin/hizod -probed $(TOOLS)/hizod-probed -dir build/chaos-smoke -seed 1 -seeds 3 -duration 12s $(CHAOSFLAGS)
 
 .PHONY: chaos-fast
 chaos-fast: ## Raft, proposer and state machine in virtual time, 10,000 seeds; SIMFLAGS='-sim.seed 5 -sim.seeds 1'

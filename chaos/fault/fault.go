@@ -1,4 +1,5 @@
-// Package fault is what a chaos run does to its lab. Each fault is set and lifted; a seed says which come when.
+// Package fault is what a chaos run does to its lab. Each fault is set and lifted; a seed says which come when. A fault
+// that was set and had no effect proves nothing, so each says how often it really took effect, and in what.
 package fault
 
 import (
@@ -6,208 +7,126 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
-	"syscall"
+	"slices"
+	"sync"
 	"time"
 
 	"github.com/hizo/hizo/chaos/lab"
 )
 
-// Fault breaks something. Set returns what lifts it again.
+// Fault breaks something.
 type Fault struct {
 	Name string
-	Set  func(ctx context.Context, c *lab.Cluster, rng *rand.Rand) (lift func() error, err error)
+	// Needs is what a lab has to have for it, besides nodes and cables.
+	Needs Need
+	// Set returns what lifts the fault again, nil for nothing.
+	Set func(ctx context.Context, s *Scene) (lift Lift, err error)
 }
 
-func none() error { return nil }
+// Lift ends a fault. Its context outlives the phase with faults.
+type Lift func(ctx context.Context) error
 
-// All faults that need nothing special of the machine.
-func All() []Fault {
-	return []Fault{
-		{"isolate-leader", isolateLeader},
-		{"isolate-minority", isolateMinority},
-		{"halves", halves},
-		{"one-direction", oneDirection},
-		{"one-pair", onePair},
-		{"gossip-only", gossipOnly},
-		{"loss", loss},
-		{"flapping", flapping},
-		{"kill-leader", killLeader},
-		{"kill-one", killOne},
-		{"kill-all", killAll},
-		{"pause-leader", pauseLeader},
-		{"restart-storm", restartStorm},
-		{"stop-one", stopOne},
+// Need is a set of what a lab may have.
+type Need uint8
+
+// Needs.
+const (
+	Probes Need = 1 << iota // a build with probes
+	Disks                   // data directories on a file system that obeys
+	Tokens                  // an HSM for each node
+)
+
+// Scene is what a fault is given to work with.
+type Scene struct {
+	C    *lab.Cluster
+	Rand *rand.Rand
+
+	plan *Plan
+	name string
+}
+
+// Took notes that the fault has taken effect n times in this respect.
+func (s *Scene) Took(n int, what string) {
+	if n <= 0 {
+		return
 	}
+	s.plan.mu.Lock()
+	defer s.plan.mu.Unlock()
+	s.plan.effects[s.name+": "+what] += n
+	s.plan.took[s.name] = true
 }
 
-func any1(c *lab.Cluster, rng *rand.Rand) *lab.Node { return c.Nodes[rng.IntN(len(c.Nodes))] }
+// wrong notes that a promise was seen broken by the fault itself.
+func (s *Scene) wrong(format string, args ...any) {
+	s.plan.mu.Lock()
+	defer s.plan.mu.Unlock()
+	s.plan.wrongs = append(s.plan.wrongs, s.name+": "+fmt.Sprintf(format, args...))
+}
 
-func leader(ctx context.Context, c *lab.Cluster, rng *rand.Rand) *lab.Node {
-	if n := c.Leader(ctx); n != nil {
+// Log writes into the run's journal.
+func (s *Scene) Log(format string, args ...any) {
+	s.plan.Log("  "+s.name+": "+format, args...)
+}
+
+// All faults.
+func All() []Fault {
+	return slices.Concat(cables(), processes(), failpoints(), members())
+}
+
+// Can are the faults that a lab can have.
+func Can(faults []Fault, has Need) []Fault {
+	return slices.DeleteFunc(slices.Clone(faults), func(f Fault) bool { return f.Needs&^has != 0 })
+}
+
+func (s *Scene) any() *lab.Node { return s.C.Nodes[s.Rand.IntN(len(s.C.Nodes))] }
+
+// leader, or any node where there is none.
+func (s *Scene) leader(ctx context.Context) *lab.Node {
+	if n := s.C.Leader(ctx); n != nil {
 		return n
 	}
-	return any1(c, rng)
+	return s.any()
 }
 
-func shuffled(c *lab.Cluster, rng *rand.Rand) []int {
-	list := make([]int, len(c.Nodes))
-	for i, at := range rng.Perm(len(c.Nodes)) {
-		list[i] = c.Nodes[at].Number
+// follower is a node that does not lead, as far as one can tell.
+func (s *Scene) follower(ctx context.Context) *lab.Node {
+	leader := s.leader(ctx)
+	others := slices.DeleteFunc(slices.Clone(s.C.Nodes), func(n *lab.Node) bool { return n == leader })
+	return others[s.Rand.IntN(len(others))]
+}
+
+func (s *Scene) shuffled() []int {
+	list := make([]int, len(s.C.Nodes))
+	for i, at := range s.Rand.Perm(len(s.C.Nodes)) {
+		list[i] = s.C.Nodes[at].Number
 	}
 	return list
 }
 
-func cut(c *lab.Cluster, name string, rules []lab.Rule) (func() error, error) {
-	return func() error { return c.Net.Set(name) }, c.Net.Set(name, rules...)
-}
-
-func isolateLeader(ctx context.Context, c *lab.Cluster, rng *rand.Rand) (func() error, error) {
-	n := leader(ctx, c, rng)
-	var others []int
-	for _, o := range c.Nodes {
-		if o != n {
-			others = append(others, o.Number)
-		}
-	}
-	return cut(c, "isolate-leader", lab.Between([]int{n.Number}, others))
-}
-
-func isolateMinority(_ context.Context, c *lab.Cluster, rng *rand.Rand) (func() error, error) {
-	list := shuffled(c, rng)
-	few := 1 + rng.IntN((len(list)-1)/2)
-	return cut(c, "isolate-minority", lab.Between(list[:few], list[few:]))
-}
-
-func halves(_ context.Context, c *lab.Cluster, rng *rand.Rand) (func() error, error) {
-	list := shuffled(c, rng)
-	return cut(c, "halves", lab.Between(list[:len(list)/2], list[len(list)/2:]))
-}
-
-func oneDirection(_ context.Context, c *lab.Cluster, rng *rand.Rand) (func() error, error) {
-	list := shuffled(c, rng)
-	var rules []lab.Rule
-	for _, to := range list[1:] {
-		rules = append(rules, lab.Rule{From: list[0], To: to})
-	}
-	return cut(c, "one-direction", rules)
-}
-
-func onePair(_ context.Context, c *lab.Cluster, rng *rand.Rand) (func() error, error) {
-	list := shuffled(c, rng)
-	return cut(c, "one-pair", lab.Between(list[:1], list[1:2]))
-}
-
-func gossipOnly(_ context.Context, c *lab.Cluster, _ *rand.Rand) (func() error, error) {
-	var rules []lab.Rule
-	for _, n := range c.Nodes {
-		rules = append(rules, lab.Rule{To: n.Number, Port: lab.GossipPort, UDP: true})
-	}
-	return cut(c, "gossip-only", rules)
-}
-
-func loss(_ context.Context, c *lab.Cluster, rng *rand.Rand) (func() error, error) {
-	var rules []lab.Rule
-	percent := 5 + rng.IntN(25)
-	for _, n := range c.Nodes {
-		rules = append(rules, lab.Rule{To: n.Number, Percent: percent})
-	}
-	return cut(c, "loss", rules)
-}
-
-// flapping cuts one node off and on.
-func flapping(ctx context.Context, c *lab.Cluster, rng *rand.Rand) (func() error, error) {
-	list := shuffled(c, rng)
-	rules := lab.Between(list[:1], list[1:])
-	ctx, stop := context.WithCancel(ctx)
+// background runs f until the fault is lifted; its error is the lift's.
+func background(ctx context.Context, f func(ctx context.Context) error) Lift {
+	ctx, stop := context.WithCancel(context.WithoutCancel(ctx))
 	done := make(chan error, 1)
-	go func() {
-		for on := true; ; on = !on {
-			var err error
-			if on {
-				err = c.Net.Set("flapping", rules...)
-			} else {
-				err = c.Net.Set("flapping")
-			}
-			if err != nil {
-				done <- err
-				return
-			}
-			select {
-			case <-ctx.Done():
-				done <- nil
-				return
-			case <-time.After(time.Duration(100+rng.IntN(500)) * time.Millisecond):
-			}
-		}
-	}()
-	return func() error {
-		stop()
-		return errors.Join(<-done, c.Net.Set("flapping"))
-	}, nil
-}
-
-func end(n *lab.Node, sig syscall.Signal) (func() error, error) {
-	return func() error { return n.Start() }, n.End(sig)
-}
-
-func killLeader(ctx context.Context, c *lab.Cluster, rng *rand.Rand) (func() error, error) {
-	return end(leader(ctx, c, rng), syscall.SIGKILL)
-}
-
-func killOne(_ context.Context, c *lab.Cluster, rng *rand.Rand) (func() error, error) {
-	return end(any1(c, rng), syscall.SIGKILL)
-}
-
-func stopOne(_ context.Context, c *lab.Cluster, rng *rand.Rand) (func() error, error) {
-	return end(any1(c, rng), syscall.SIGTERM)
-}
-
-func killAll(_ context.Context, c *lab.Cluster, _ *rand.Rand) (func() error, error) {
-	var errs []error
-	for _, n := range c.Nodes {
-		errs = append(errs, n.End(syscall.SIGKILL))
-	}
-	return func() error {
-		var errs []error
-		for _, n := range c.Nodes {
-			errs = append(errs, n.Start())
-		}
-		return errors.Join(errs...)
-	}, errors.Join(errs...)
-}
-
-// pauseLeader stops it for longer than an election takes; it wakes up and believes that it leads.
-func pauseLeader(ctx context.Context, c *lab.Cluster, rng *rand.Rand) (func() error, error) {
-	n := leader(ctx, c, rng)
-	return func() error { return n.Pause(false) }, n.Pause(true)
-}
-
-// restartStorm kills and starts node after node.
-func restartStorm(ctx context.Context, c *lab.Cluster, rng *rand.Rand) (func() error, error) {
-	ctx, stop := context.WithCancel(ctx)
-	done := make(chan error, 1)
-	go func() {
-		for ctx.Err() == nil {
-			n := any1(c, rng)
-			if err := n.End(syscall.SIGKILL); err != nil {
-				done <- err
-				return
-			}
-			if err := n.Start(); err != nil {
-				done <- err
-				return
-			}
-			select {
-			case <-ctx.Done():
-			case <-time.After(time.Duration(200+rng.IntN(600)) * time.Millisecond):
-			}
-		}
-		done <- nil
-	}()
-	return func() error {
+	go func() { done <- f(ctx) }()
+	return func(context.Context) error {
 		stop()
 		return <-done
-	}, nil
+	}
+}
+
+// sleep says whether ctx still lives after d.
+func sleep(ctx context.Context, d time.Duration) bool {
+	select {
+	case <-ctx.Done():
+		return false
+	case <-time.After(d):
+		return true
+	}
+}
+
+// between is a random duration.
+func (s *Scene) between(least, most time.Duration) time.Duration {
+	return least + time.Duration(s.Rand.Int64N(int64(most-least)))
 }
 
 // Plan is the faults of one seed in their order.
@@ -215,62 +134,110 @@ type Plan struct {
 	rng    *rand.Rand
 	faults []Fault
 	Log    func(format string, args ...any)
-	Counts map[string]int
+
+	Set  map[string]int // times a fault was set
+	Took map[string]int // times it took effect
+
+	mu      sync.Mutex
+	wrongs  []string
+	effects map[string]int
+	took    map[string]bool // of those that are set now
 }
 
 // NewPlan draws from faults.
 func NewPlan(seed uint64, faults []Fault) *Plan {
-	return &Plan{rng: rand.New(rand.NewPCG(seed, 0xfa17)), faults: faults, Log: func(string, ...any) {}, Counts: map[string]int{}}
+	return &Plan{
+		rng: rand.New(rand.NewPCG(seed, 0xfa17)), faults: faults, Log: func(string, ...any) {},
+		Set: map[string]int{}, Took: map[string]int{}, effects: map[string]int{}, took: map[string]bool{},
+	}
 }
 
-// Run sets faults, one or two at once, each for some seconds, until ctx ends, and lifts everything.
+// Effects are what faults came to, by fault and kind of effect.
+func (p *Plan) Effects() map[string]int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.effects
+}
+
+// Wrongs are the violations that faults have seen themselves.
+func (p *Plan) Wrongs() []string {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.wrongs
+}
+
+const (
+	liftLimit = 20 * time.Second
+	mendLimit = 25 * time.Second
+)
+
+// Run sets faults, one or two at once, each for some seconds, until ctx ends, and lifts everything. What a fault has
+// destroyed is mended in the calm that follows, as far as it can be by then.
 func (p *Plan) Run(ctx context.Context, c *lab.Cluster) error {
 	for ctx.Err() == nil {
-		var lifts []func() error
-		for range 1 + p.rng.IntN(2) {
-			f := p.faults[p.rng.IntN(len(p.faults))]
-			rng := rand.New(rand.NewPCG(p.rng.Uint64(), 1)) // its own: faults run side by side
+		var set []string
+		var lifts []Lift
+		// Two of a kind at once would lift each other.
+		for _, at := range p.rng.Perm(len(p.faults))[:min(1+p.rng.IntN(2), len(p.faults))] {
+			f := p.faults[at]
 			p.Log("fault %s", f.Name)
-			lift, err := f.Set(ctx, c, rng)
-			if lift == nil {
-				lift = none
+			s := &Scene{C: c, Rand: rand.New(rand.NewPCG(p.rng.Uint64(), 1)), plan: p, name: f.Name} // its own: faults run side by side
+			lift, err := f.Set(ctx, s)
+			if lift != nil {
+				lifts = append(lifts, lift)
 			}
-			lifts = append(lifts, lift)
 			if err != nil {
-				return errors.Join(fmt.Errorf("fault %s: %w", f.Name, err), liftAll(lifts))
+				return errors.Join(fmt.Errorf("fault %s: %w", f.Name, err), p.lift(ctx, lifts))
 			}
-			p.Counts[f.Name]++
+			set = append(set, f.Name)
 		}
-		p.wait(ctx, time.Duration(700+p.rng.IntN(3000))*time.Millisecond)
-		if err := liftAll(lifts); err != nil {
+		sleep(ctx, time.Duration(700+p.rng.IntN(3000))*time.Millisecond)
+		err := p.lift(ctx, lifts)
+		p.count(set)
+		if err != nil {
 			return err
 		}
+		if len(c.Wrecked()) > 0 {
+			mending, cancel := context.WithTimeout(context.WithoutCancel(ctx), mendLimit)
+			if err := c.Mend(mending); err != nil {
+				p.Log("not mended yet: %v", err)
+			}
+			cancel()
+		}
 		p.Log("calm")
-		p.wait(ctx, time.Duration(500+p.rng.IntN(2000))*time.Millisecond)
+		sleep(ctx, time.Duration(500+p.rng.IntN(2000))*time.Millisecond)
 	}
 	return nil
 }
 
-func (p *Plan) wait(ctx context.Context, d time.Duration) {
-	select {
-	case <-ctx.Done():
-	case <-time.After(d):
-	}
-}
-
-func liftAll(lifts []func() error) error {
+func (p *Plan) lift(ctx context.Context, lifts []Lift) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), liftLimit)
+	defer cancel()
 	var errs []error
-	for i := len(lifts) - 1; i >= 0; i-- {
-		errs = append(errs, lifts[i]())
+	for _, lift := range slices.Backward(lifts) {
+		errs = append(errs, lift(ctx))
 	}
 	return errors.Join(errs...)
 }
 
-// Freeze ends whatever any fault may have left: all cables whole, all processes running.
-func Freeze(c *lab.Cluster) error {
+func (p *Plan) count(set []string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, name := range set {
+		p.Set[name]++
+		if p.took[name] {
+			p.Took[name]++
+		}
+	}
+	clear(p.took)
+}
+
+// Freeze ends whatever any fault may have left: all cables whole, all processes running, every node replaced whose disk
+// was destroyed.
+func Freeze(ctx context.Context, c *lab.Cluster) error {
 	errs := []error{c.Net.Heal()}
 	for _, n := range c.Nodes {
 		errs = append(errs, n.Pause(false), n.Start())
 	}
-	return errors.Join(errs...)
+	return errors.Join(append(errs, c.Mend(ctx))...)
 }

@@ -8,7 +8,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"strings"
+	"sync"
 	"syscall"
 	"text/template"
 	"time"
@@ -18,6 +18,7 @@ import (
 	"github.com/hizo/hizo/api/bootstrap"
 	"github.com/hizo/hizo/api/client"
 	"github.com/hizo/hizo/api/hizov1"
+	"github.com/hizo/hizo/chaos/probe"
 	"github.com/hizo/hizo/crypto/seal/softhsm"
 )
 
@@ -27,6 +28,8 @@ type Config struct {
 	Hizod string // path of the program
 	Nodes int
 	HSM   string // softhsm or software
+	// Probed says that the program is a build with probes (package probed).
+	Probed bool
 }
 
 // Cluster is the lab with its nodes as members.
@@ -39,6 +42,9 @@ type Cluster struct {
 	// Admin is SecurityEngineer, Operator and Auditor; its token lasts longer than any run.
 	Admin *client.Client
 	token string
+
+	mu      sync.Mutex
+	wrecked map[*Node]string // nodes whose disk a fault has destroyed, and how; see member.go
 }
 
 var nodeConfig = template.Must(template.New("config").Parse(`node: {{.Name}}
@@ -61,11 +67,18 @@ func New(cfg Config) (*Cluster, error) {
 	if err != nil {
 		return nil, err
 	}
-	c := &Cluster{Config: cfg, Net: net}
+	c := &Cluster{Config: cfg, Net: net, wrecked: map[*Node]string{}}
 	for i := 1; i <= cfg.Nodes; i++ {
 		n := &Node{Number: i, Name: fmt.Sprintf("n%d", i), hizod: cfg.Hizod, Dir: filepath.Join(cfg.Dir, fmt.Sprintf("n%d", i))}
 		if err := os.MkdirAll(n.Dir, 0o700); err != nil {
 			return nil, err
+		}
+		if cfg.Probed {
+			page := n.Path("control")
+			if n.Control, err = probe.Open(page); err != nil {
+				return nil, err
+			}
+			n.env = append(n.env, probe.Env+"="+page)
 		}
 		values := map[string]any{
 			"Name": n.Name, "Dir": n.Dir, "Addr": Addr(i), "Peer": PeerPort, "Client": ClientPort, "Gossip": GossipPort, "Join": i > 1,
@@ -192,25 +205,6 @@ func (c *Cluster) Up(ctx context.Context) error {
 		}
 	}
 	return c.AwaitWhole(ctx)
-}
-
-func (c *Cluster) letIn(ctx context.Context, n *Node) error {
-	identity, err := os.ReadFile(n.Path("data", "identity"))
-	if err != nil {
-		return err
-	}
-	key := strings.TrimSpace(string(identity))
-	token, err := c.Admin.Cluster().CreateJoinToken(ctx, &hizov1.JoinTokenRequest{Node: n.Name, KeyFingerprint: key})
-	if err != nil {
-		return err
-	}
-	if err := os.WriteFile(n.Path("join-token"), []byte(token.GetToken()+"\n"), 0o600); err != nil {
-		return err
-	}
-	return Await(ctx, n.Name+" is approved", func(ctx context.Context) error {
-		_, err := c.Admin.Cluster().Approve(ctx, &hizov1.ApproveRequest{Node: n.Name, KeyFingerprint: key})
-		return err
-	})
 }
 
 // AwaitWhole waits until every node is an unsealed voter with a share and all follow one leader.

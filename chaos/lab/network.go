@@ -3,6 +3,7 @@ package lab
 import (
 	"fmt"
 	"os/exec"
+	"regexp"
 	"strconv"
 	"strings"
 	"sync"
@@ -13,8 +14,9 @@ import (
 type Network struct {
 	nodes int
 
-	mu    sync.Mutex
-	rules map[string][]Rule // by the fault that set them
+	mu      sync.Mutex
+	rules   map[string][]Rule // by the fault that set them
+	dropped map[string]int    // packets, by the fault whose rules did it
 }
 
 // Rule drops what arrives at node To from node From (0: any node, but not the clients).
@@ -53,7 +55,7 @@ func NewNetwork(nodes int) (*Network, error) {
 			return nil, err
 		}
 	}
-	return &Network{nodes: nodes, rules: make(map[string][]Rule)}, nil
+	return &Network{nodes: nodes, rules: make(map[string][]Rule), dropped: make(map[string]int)}, nil
 }
 
 // Set lays the rules of a fault; none lifts it.
@@ -81,14 +83,43 @@ func (n *Network) Heal() error {
 	return n.Set("")
 }
 
+// Dropped says how many packets the rules of a fault have dropped, which it has lifted by now.
+func (n *Network) Dropped(fault string) int {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.dropped[fault]
+}
+
+// counterName is what nft calls a fault's counter.
+func counterName(fault string) string { return "of_" + strings.ReplaceAll(fault, "-", "_") }
+
+var counted = regexp.MustCompile(`counter (of_\w+) \{\s*packets (\d+) `)
+
+// count takes the counters of a node's rules over before these are replaced.
+func (n *Network) count(node int) {
+	out, err := exec.Command("ip", "netns", "exec", namespace(node), "nft", "list", "counters", "table", "inet", "chaos").Output()
+	if err != nil {
+		return // no table yet
+	}
+	for _, m := range counted.FindAllStringSubmatch(string(out), -1) {
+		packets, _ := strconv.Atoi(m[2])
+		n.dropped[strings.ReplaceAll(strings.TrimPrefix(m[1], "of_"), "_", "-")] += packets
+	}
+}
+
 // lay replaces the rules at the door of one node in one transaction.
 func (n *Network) lay(node int) error {
+	n.count(node)
 	var b strings.Builder
-	b.WriteString("table inet chaos {}\ndelete table inet chaos\ntable inet chaos {\n chain in {\n  type filter hook input priority 0; policy accept;\n")
-	for _, rules := range n.rules {
+	b.WriteString("table inet chaos {}\ndelete table inet chaos\ntable inet chaos {\n")
+	for fault := range n.rules {
+		b.WriteString(" counter " + counterName(fault) + " {}\n")
+	}
+	b.WriteString(" chain in {\n  type filter hook input priority 0; policy accept;\n")
+	for fault, rules := range n.rules {
 		for _, r := range rules {
 			if r.To == node {
-				b.WriteString("  " + r.text() + "\n")
+				b.WriteString("  " + r.text(counterName(fault)) + "\n")
 			}
 		}
 	}
@@ -101,7 +132,7 @@ func (n *Network) lay(node int) error {
 	return nil
 }
 
-func (r Rule) text() string {
+func (r Rule) text(counter string) string {
 	var parts []string
 	if r.From == 0 {
 		parts = append(parts, "ip saddr 10.77.0.0/24 ip saddr != 10.77.0.254")
@@ -116,17 +147,17 @@ func (r Rule) text() string {
 		// A node's answer comes from that port, its request goes to it.
 		parts = append(parts, proto, fmt.Sprintf("th dport %d", r.Port))
 		back := append(append([]string(nil), parts[:len(parts)-1]...), fmt.Sprintf("th sport %d", r.Port))
-		return r.dropped(parts) + "\n  " + r.dropped(back)
+		return r.drop(parts, counter) + "\n  " + r.drop(back, counter)
 	}
-	return r.dropped(parts)
+	return r.drop(parts, counter)
 }
 
-func (r Rule) dropped(parts []string) string {
+func (r Rule) drop(parts []string, counter string) string {
 	text := strings.Join(parts, " ")
 	if r.Percent > 0 && r.Percent < 100 {
 		text += " numgen random mod 100 < " + strconv.Itoa(r.Percent)
 	}
-	return text + " drop"
+	return text + " counter name " + counter + " drop"
 }
 
 // Between cuts both directions between every node of a and every node of b.

@@ -1,6 +1,7 @@
 package lab
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"net"
@@ -11,6 +12,8 @@ import (
 	"sync"
 	"syscall"
 	"time"
+
+	"github.com/hizo/hizo/chaos/probe"
 )
 
 // Node is one `hizod server` process, or where one was.
@@ -26,15 +29,23 @@ type Node struct {
 	cmd     *exec.Cmd
 	done    chan struct{}
 	stopped bool // by SIGSTOP
-	// Ended counts how often the process ended by itself, which no fault asks for.
-	ended int
-	asked bool // an end was asked for
+	// ended counts how often the process ended by itself, which nobody asked for; excused the same while a fault
+	// allowed it.
+	ended   int
+	excused int
+	may     bool
+	asked   bool // an end was asked for
+	// Control is the page of a build with probes, else nil.
+	Control *probe.Control
 }
 
 // ClientAddr is where clients reach the node.
 func (n *Node) ClientAddr() string {
 	return net.JoinHostPort(Addr(n.Number), strconv.Itoa(ClientPort))
 }
+
+// Data is where the node's data directory lies for those who look at it once the process has ended.
+func (n *Node) Data() string { return n.Path("data") }
 
 // Path below the node's directory.
 func (n *Node) Path(elem ...string) string { return filepath.Join(append([]string{n.Dir}, elem...)...) }
@@ -64,7 +75,11 @@ func (n *Node) Start(extra ...string) error {
 	go func() {
 		_ = cmd.Wait() // how it ended is in ProcessState
 		n.mu.Lock()
-		if n.cmd == cmd && !n.asked {
+		switch {
+		case n.cmd != cmd || n.asked:
+		case n.may:
+			n.excused++
+		default:
 			n.ended++
 		}
 		n.mu.Unlock()
@@ -97,6 +112,31 @@ func (n *Node) Ended() int {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	return n.ended
+}
+
+// MayEnd says whether a fault allows the process to end by itself from now on.
+func (n *Node) MayEnd(may bool) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.may = may
+}
+
+// Excused says how often the process ended by itself while it was allowed to.
+func (n *Node) Excused() int {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.excused
+}
+
+// Stopped says whether the process is there and the kernel has stopped it (proc(5), state T).
+func (n *Node) Stopped() bool {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if !n.runs() {
+		return false
+	}
+	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", n.cmd.Process.Pid))
+	return err == nil && bytes.Contains(stat, []byte(") T "))
 }
 
 // End sends SIGKILL or SIGTERM and waits for the end of the process.

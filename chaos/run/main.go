@@ -19,6 +19,7 @@ import (
 
 type options struct {
 	hizod, dir string
+	probed     string
 	seed       uint64
 	seeds      int
 	total      time.Duration
@@ -34,12 +35,13 @@ type options struct {
 func main() {
 	var o options
 	flag.StringVar(&o.hizod, "hizod", "bin/hizod", "path of the server's program")
+	flag.StringVar(&o.probed, "probed", "", "path of a build with probes (chaos/probed), which two seeds of three use; empty: no faults that need it")
 	flag.StringVar(&o.dir, "dir", "build/chaos", "working directory; a run's directory below it is emptied first")
 	flag.Uint64Var(&o.seed, "seed", uint64(time.Now().Unix()), "the first seed")
 	flag.IntVar(&o.seeds, "seeds", 1, "number of seeds")
 	flag.DurationVar(&o.total, "for", 0, "go on with seeds for this long, instead of -seeds")
 	flag.DurationVar(&o.duration, "duration", 20*time.Second, "length of a run's phase with faults")
-	flag.IntVar(&o.nodes, "nodes", 3, "nodes of the cluster")
+	flag.IntVar(&o.nodes, "nodes", 0, "nodes of the cluster; 0: as the seed has it, three or five")
 	flag.StringVar(&o.hsm, "hsm", "auto", "auto, softhsm or software")
 	flag.StringVar(&o.results, "results", "", "append a line for each seed to this file")
 	flag.StringVar(&o.faults, "faults", "", "only these faults, separated by commas")
@@ -65,15 +67,21 @@ func program(o options) int {
 			o.hsm = "software"
 		}
 	}
-	hizod, err := filepath.Abs(o.hizod)
-	if err != nil {
-		fmt.Fprintln(os.Stderr, "chaos:", err)
-		return 1
+	for _, path := range []*string{&o.hizod, &o.probed} {
+		if *path == "" {
+			continue
+		}
+		abs, err := filepath.Abs(*path)
+		if err != nil {
+			fmt.Fprintln(os.Stderr, "chaos:", err)
+			return 1
+		}
+		*path = abs
 	}
-	o.hizod = hizod
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
 	defer stop()
 	begun, code := time.Now(), 0
+	var all total
 	for i := 0; ctx.Err() == nil && (o.total > 0 && time.Since(begun) < o.total || o.total == 0 && i < o.seeds); i++ {
 		r, err := oneRun(ctx, o, o.seed+uint64(i))
 		if err != nil {
@@ -81,6 +89,7 @@ func program(o options) int {
 			return 1
 		}
 		fmt.Println(r.line())
+		all.add(r)
 		for _, v := range r.Violations {
 			fmt.Println("  VIOLATION", v)
 			code = 1
@@ -92,6 +101,7 @@ func program(o options) int {
 			}
 		}
 	}
+	all.print(os.Stdout)
 	return code
 }
 

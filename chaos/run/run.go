@@ -10,6 +10,7 @@ import (
 	"maps"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"syscall"
@@ -36,7 +37,10 @@ type result struct {
 	Notes      int            // checkpoints seen on the way
 	Captured   int64          // bytes between nodes
 	States     int            // replicas compared at the end
-	Faults     map[string]int
+	Faults     map[string]int // times each was set
+	Took       map[string]int // times each took effect
+	Effects    map[string]int // what that was, by fault and kind
+	World      world
 	Recovered  float64 // seconds until the cluster was whole again
 	Violations []string
 }
@@ -52,10 +56,10 @@ func (r *result) line() string {
 	}
 	var faults []string
 	for _, name := range slices.Sorted(maps.Keys(r.Faults)) {
-		faults = append(faults, fmt.Sprintf("%s×%d", name, r.Faults[name]))
+		faults = append(faults, fmt.Sprintf("%s %d/%d", name, r.Took[name], r.Faults[name]))
 	}
-	return fmt.Sprintf("seed %d: %s; %d calls (%d in order), %d refusals after revocation, %d rotations, %d audit records, %d checkpoints, %d replicas equal, whole after %.1f s; %s",
-		r.Seed, verdict, calls, r.Linear, r.Revoked, r.Rotated, r.Records, r.Notes, r.States, r.Recovered, strings.Join(faults, " "))
+	return fmt.Sprintf("seed %d (%s): %s; %d calls (%d in order), %d refusals after revocation, %d rotations, %d audit records, %d checkpoints, %d replicas equal, whole after %.1f s; faults that took effect: %s",
+		r.Seed, r.World, verdict, calls, r.Linear, r.Revoked, r.Rotated, r.Records, r.Notes, r.States, r.Recovered, strings.Join(faults, " "))
 }
 
 func (r *result) json() string {
@@ -78,8 +82,9 @@ func oneRun(ctx context.Context, o options, seed uint64) (_ *result, err error) 
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, err
 	}
-	defer lab.Sweep(o.nodes)
-	c, err := lab.New(lab.Config{Dir: dir, Hizod: o.hizod, Nodes: o.nodes, HSM: o.hsm})
+	in := o.world(seed)
+	defer lab.Sweep(in.Nodes)
+	c, err := lab.New(in.config(o, dir))
 	if err != nil {
 		return nil, err
 	}
@@ -107,8 +112,8 @@ func oneRun(ctx context.Context, o options, seed uint64) (_ *result, err error) 
 	if err := w.Setup(up); err != nil {
 		return nil, fmt.Errorf("set-up of the workload: %w", err)
 	}
-	r := &result{Seed: seed, Nodes: o.nodes, Seconds: o.duration.Seconds(), Calls: map[string]int{}}
-	plan := fault.NewPlan(seed, chosen(o.faults))
+	r := &result{Seed: seed, World: in, Nodes: in.Nodes, Seconds: o.duration.Seconds(), Calls: map[string]int{}}
+	plan := fault.NewPlan(seed, chosen(o.faults, in.has()))
 	journal, err := os.Create(filepath.Join(dir, "faults"))
 	if err != nil {
 		return nil, err
@@ -133,17 +138,18 @@ func oneRun(ctx context.Context, o options, seed uint64) (_ *result, err error) 
 		<-done
 		return nil, err
 	}
-	r.Faults = plan.Counts
+	r.Faults, r.Took, r.Effects = plan.Set, plan.Took, plan.Effects()
+	for _, v := range plan.Wrongs() {
+		r.Violations = append(r.Violations, "fault: "+v)
+	}
 
 	// Liveness: faults are frozen, progress is demanded.
-	if err := fault.Freeze(c); err != nil {
-		stop()
-		<-done
-		return nil, err
-	}
 	begun := time.Now()
 	whole, cancel := context.WithTimeout(ctx, 60*time.Second)
 	defer cancel()
+	if err := fault.Freeze(whole, c); err != nil {
+		r.Violations = append(r.Violations, fmt.Sprintf("liveness: what faults left could not be mended: %v", err))
+	}
 	if err := c.AwaitWhole(whole); err != nil {
 		r.Violations = append(r.Violations, fmt.Sprintf("liveness: not whole a minute after the last fault: %v", err))
 	}
@@ -177,8 +183,9 @@ func progress(ctx context.Context, c *lab.Cluster) error {
 	return nil
 }
 
-func chosen(names string) []fault.Fault {
-	all := fault.All()
+// chosen are the faults that this lab can have, all or those that were asked for.
+func chosen(names string, has fault.Need) []fault.Fault {
+	all := fault.Can(fault.All(), has)
 	if names == "" {
 		return all
 	}
@@ -223,6 +230,9 @@ func (r *result) examine(ctx context.Context, c *lab.Cluster, w *workload.Worklo
 		if times := n.Ended(); times > 0 {
 			bad(fmt.Sprintf("process: %s ended %d times by itself", n.Name, times))
 		}
+		if m := crashed.Find(n.LogText()); m != nil {
+			bad(fmt.Sprintf("process: %s crashed: %s", n.Name, m))
+		}
 		if err := n.End(syscall.SIGKILL); err != nil {
 			bad(fmt.Sprintf("process: %v", err))
 		}
@@ -232,12 +242,15 @@ func (r *result) examine(ctx context.Context, c *lab.Cluster, w *workload.Worklo
 	}
 	data := map[string]string{}
 	for _, n := range c.Nodes {
-		data[n.Name] = n.Path("data")
+		data[n.Name] = n.Data()
 	}
 	r.States, violations = check.States(data, filepath.Join(dir, "replicas"))
 	bad(violations...)
 	bad(leaks(w.Canaries(), c, filepath.Join(dir, "wire"))...)
 }
+
+// crashed is what Go prints when it ends a process; whatever is wrong with its disk, a node says it in a sentence.
+var crashed = regexp.MustCompile(`(?m)^(panic: .*|fatal error: .*|goroutine \d+ \[.*)$`)
 
 // exportAudit waits for a checkpoint beyond the last record that matters: an export ends at the newest.
 func exportAudit(ctx context.Context, c *lab.Cluster, last uint64) ([]byte, error) {
