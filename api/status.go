@@ -151,6 +151,10 @@ var reasons = map[string]reason{
 		code: codes.FailedPrecondition, next: "this is the last SecurityEngineer: make another one first",
 		codes: []fsm.Code{fsm.CodeLastSecurityEngineer},
 	},
+	hizov1.ReasonLevel: {
+		code: codes.FailedPrecondition, next: "this needs a feature level that not every node's hizod knows: upgrade the nodes that `hizo cluster members` shows at a lower level", speaks: true,
+		codes: []fsm.Code{fsm.CodeLevel},
+	},
 	hizov1.ReasonKeyExhausted: {
 		code: codes.FailedPrecondition, next: "the vault's key has wrapped as many data keys as is safe: rotate the vault's key",
 		codes: []fsm.Code{fsm.CodeKeyExhausted},

@@ -134,6 +134,9 @@ func (t *tx) decide(r *record, first bool) outcome {
 	if cluster == nil && cmd.Kind != KindGenesis {
 		return refuse(CodeInvalid)
 	}
+	if cmd.Kind.Since() > t.level() {
+		return refuse(CodeLevel)
+	}
 	var before *request
 	if remembers(cmd) {
 		out, known := t.recall(cmd)
@@ -253,6 +256,8 @@ func (t *tx) dispatch(cmd *Command, body any, before *request, first bool) outco
 		return t.claimBindingPut(body)
 	case *ClaimBindingDelete:
 		return t.claimBindingDelete(body)
+	case *LevelRaise:
+		return t.levelRaise(body)
 	case *KeySchedule:
 		return t.keySchedule(body)
 	case *KeyRotationBegin:

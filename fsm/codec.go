@@ -336,6 +336,8 @@ func NewBody(kind Kind) (body any, known bool) {
 		return new(OperatorsCommit), true
 	case KindOperatorsAbort:
 		return new(OperatorsAbort), true
+	case KindLevelRaise:
+		return new(LevelRaise), true
 	}
 	return nil, false
 }

@@ -88,6 +88,8 @@ const (
 	KindOperatorsConfirm Kind = 155 // OperatorsConfirm
 	KindOperatorsCommit  Kind = 156 // OperatorsCommit (duty)
 	KindOperatorsAbort   Kind = 157 // OperatorsAbort
+
+	KindLevelRaise Kind = 170 // LevelRaise
 )
 
 // EntryFormat is the format version of Entry this build writes.
@@ -152,6 +154,7 @@ type Genesis struct {
 	Member    Member
 	Keys      []WrappedKey
 	Enrolment Enrolment
+	Level     uint32 // of the first node's build
 }
 
 // Tick moves cluster time on while nothing else does and runs expiry.

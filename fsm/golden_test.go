@@ -86,7 +86,7 @@ func goldens() (names []string, forms map[string][]byte, back map[string]func([]
 		"consumer/x", keyConsumers,
 		ObjLeaseRole("v", "r"), "leaseterms/x", "lease/x", "leasemark/x",
 		ObjRotation("v", "p"), "rotated/x", ObjRotations,
-		ObjKeyRotation("root"), ObjOperatorsNext, "signers/x",
+		ObjKeyRotation("root"), ObjOperatorsNext, "signers/x", ObjLevel,
 	} {
 		o := newObject(name)
 		n := 7
@@ -172,7 +172,7 @@ func TestFormatsAreGolden(t *testing.T) {
 // What Apply assigns must not be under a MAC, everything else must.
 func TestMACCoversWhatGrants(t *testing.T) {
 	assigned := map[string]string{
-		"Cluster": "Created Sealed MAC NodeEpoch PendingEpoch RetiredBelow Changed", "Member": "PeerAddr ClientAddr Joined ClientCert MAC Changed",
+		"Cluster": "Created Sealed MAC NodeEpoch PendingEpoch RetiredBelow Changed", "Member": "PeerAddr ClientAddr Joined ClientCert MAC Level Changed",
 		"Vault": "Generation Created MAC Changed", "User": "Created MAC Changed", "Workload": "Created MAC Changed",
 		"RoleBinding": "Created MAC Changed", "Token": "MAC Changed", "SecretID": "MAC UsedRequest UsedClient UsedToken Used Generation Changed",
 		"Enrolment": "MAC Used Changed", "Policy": "Created MAC Changed", "JoinToken": "Used MAC Changed", "Certificate": "MAC Generation Changed",

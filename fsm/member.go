@@ -19,6 +19,9 @@ func (t *tx) genesis(b *Genesis) outcome {
 	if b.Cluster.RequireHardware && b.Member.SealKind == SealSoftware {
 		return refuse(CodeDenied)
 	}
+	if b.Level > t.s.highest {
+		return refuse(CodeLevel)
+	}
 	for _, key := range b.Keys {
 		if !multi(key.Purpose) || key.Generation == 0 || t.lookup(ObjKey(key.Purpose)) != nil {
 			return refuse(CodeInvalid)
@@ -34,6 +37,9 @@ func (t *tx) genesis(b *Genesis) outcome {
 	c.Created, c.Changed = t.time, t.index
 	c.Sealed, c.NodeEpoch, c.PendingEpoch, c.RetiredBelow = false, 0, 0, 0
 	t.put(ObjCluster, &c)
+	if b.Level != 0 {
+		t.put(ObjLevel, &level{Level: b.Level, Changed: t.index})
+	}
 	m := b.Member
 	m.Joined, m.Changed = t.index, t.index
 	t.put(ObjMember(m.ID), &m)
@@ -126,6 +132,9 @@ func (t *tx) memberJoin(b *MemberJoin) outcome {
 	if t.cluster().RequireHardware && m.SealKind == SealSoftware {
 		return refuse(CodeDenied)
 	}
+	if !m.knows(t.level()) {
+		return refuse(CodeLevel)
+	}
 	if have != nil || t.keyTaken(m.Key) {
 		return refuse(CodeExists)
 	}
@@ -190,6 +199,9 @@ func (t *tx) memberUpdate(b *MemberUpdate) outcome {
 		}
 		if len(b.Member.ClientCert) > 0 {
 			m.ClientCert = b.Member.ClientCert
+		}
+		if b.Member.Level != 0 {
+			m.Level = b.Member.Level
 		}
 		return CodeOK
 	})

@@ -119,6 +119,8 @@ func newObject(name string) object {
 	switch kind, _, _ := strings.Cut(name, "/"); kind {
 	case ObjCluster:
 		return new(Cluster)
+	case ObjLevel:
+		return new(level)
 	case "user":
 		return new(User)
 	case "workload":

@@ -27,7 +27,12 @@ func (s *Store) Restore(snapshot io.ReadCloser) error {
 	}
 	dir := s.fs.PathJoin(s.dir, name)
 	if err := s.prepare(snapshot, dir, &m, index, term); err != nil {
-		return errors.Join(err, s.fs.RemoveAll(dir))
+		err = errors.Join(err, s.fs.RemoveAll(dir))
+		// The leader would send it again and again, to a node that can never take it.
+		if _, newer := errors.AsType[*LevelError](err); newer && s.lookup(ObjCluster) != nil {
+			s.fatal(err)
+		}
+		return err
 	}
 	if err := s.setCurrent(name); err != nil {
 		// Whether the next start finds the old state or the new one is not known. Both are right, going on is not.
@@ -61,6 +66,9 @@ func (s *Store) prepare(r io.Reader, dir string, m *manifest, index, term uint64
 		return err
 	}
 	defer func() { err = errors.Join(err, db.Close()) }()
+	if err := s.checkLevel(db); err != nil {
+		return err
+	}
 	held, err := loadPosition(db)
 	if err != nil {
 		return err

@@ -208,9 +208,9 @@ func TestCrashedReplicaEqualsOther(t *testing.T) {
 // The random history is worth as much as what it reaches: with this seed, success of every kind and every outcome.
 func TestRandomReachesEverything(t *testing.T) {
 	r := newReplica(t)
-	random := fsmtest.NewRandom(2, r.store)
+	random := fsmtest.NewRandom(3, r.store)
 	outcomes, kinds := map[fsm.Code]int{}, map[fsm.Kind]int{}
-	for range 4000 {
+	for range 6000 {
 		e := random.Entry()
 		results, _ := r.store.Apply(random.Log(e)).([]fsm.Result)
 		for j, result := range results {

@@ -26,6 +26,7 @@ const (
 	CodeInitialised          Code = 19
 	CodeLimit                Code = 20
 	CodeRotating             Code = 21 // a rotation of the secret is under way
+	CodeLevel                Code = 22 // beyond the cluster's level, or beyond a member's build
 )
 
 // Result of one command.

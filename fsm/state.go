@@ -50,6 +50,7 @@ type Member struct {
 	Joined      uint64 // Raft index, set by Apply
 	ClientCert  []byte // PEM chain for the clients' port
 	MAC         []byte // over ID, Key, SealKind, Approved, Quarantined
+	Level       uint32 // the highest that its build knows, as it announced; 0 counts as 1
 	Changed     uint64
 }
 

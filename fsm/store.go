@@ -32,6 +32,8 @@ type Options struct {
 	Logger *slog.Logger
 	// Halt is told why this node must not go on. It should end the process; if it returns, the store panics.
 	Halt func(error)
+	// Level is the highest that this node knows; 0 means HighestLevel. Tests of upgrades set it.
+	Level uint32
 	// CacheBytes bounds decoded objects in memory; 0 means 32 MiB.
 	CacheBytes int
 }
@@ -49,10 +51,11 @@ type Position struct {
 //	CURRENT       the name of the database directory in use
 //	db-000001/    Pebble; keys are the names in object.go, node-local ones begin with NUL
 type Store struct {
-	dir  string
-	fs   vfs.FS
-	log  *slog.Logger
-	halt func(error)
+	dir     string
+	fs      vfs.FS
+	log     *slog.Logger
+	halt    func(error)
+	highest uint32 // level
 
 	// mu guards the committed state. Apply and Restore publish under it, readers share it; so what a reader finds in
 	// db and cache under one lock is of one entry, and what it adds to the cache is current.
@@ -86,6 +89,9 @@ func Open(opts Options) (*Store, error) {
 	}
 	if s.halt == nil {
 		s.halt = func(error) {}
+	}
+	if s.highest = opts.Level; s.highest == 0 {
+		s.highest = HighestLevel
 	}
 	if opts.CacheBytes == 0 {
 		opts.CacheBytes = 32 << 20
@@ -141,6 +147,9 @@ func (s *Store) openDatabase(name string) (*database, error) {
 
 // adopt makes db the committed state. The caller holds mu, or is alone.
 func (s *Store) adopt(db *database) error {
+	if err := s.checkLevel(db.DB); err != nil {
+		return err
+	}
 	position, err := loadPosition(db.DB)
 	if err != nil {
 		return err

@@ -49,9 +49,12 @@ func (r *Random) keys(who, vault string) fsm.Command {
 			Set: Operators("deal", 1+r.rng.IntN(2), "age1a", "age1b", "age1c"),
 		})
 	case 6, 7:
-		return r.Command(fsm.KindOperatorsConfirm, who, "keys.operators", "", fsm.OperatorsConfirm{
-			Index: 1 + r.rng.IntN(3), Code: OperatorCode(1 + r.rng.IntN(3)),
-		})
+		body := fsm.OperatorsConfirm{Index: 1 + r.rng.IntN(3)}
+		body.Code = OperatorCode(body.Index)
+		if r.rng.IntN(3) == 0 {
+			body.Code = OperatorCode(1 + r.rng.IntN(3))
+		}
+		return r.Command(fsm.KindOperatorsConfirm, who, "keys.operators", "", body)
 	case 8:
 		return r.Command(fsm.KindOperatorsCommit, who, "keys.operators", "", fsm.OperatorsCommit{
 			Deal: []byte("deal"), OperatorRoot: []byte("root"), MAC: []byte("mac"),

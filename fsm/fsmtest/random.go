@@ -337,7 +337,9 @@ func (r *Random) versions(vault, path string) []uint32 {
 func (r *Random) member(who string) fsm.Command {
 	node := r.name("n", 5)
 	token := "join-" + node + "-" + r.name("", 3)
-	switch r.rng.IntN(9) {
+	switch r.rng.IntN(10) {
+	case 9:
+		return r.Command(fsm.KindLevelRaise, "node/n1", "level", "cluster", fsm.LevelRaise{Level: uint32(r.rng.IntN(fsm.HighestLevel + 2))})
 	case 0, 1:
 		return r.Command(fsm.KindJoinTokenPut, who, "join-token", node, fsm.JoinTokenPut{JoinToken: fsm.JoinToken{
 			Hash: HashOf(token), Node: node, Fingerprint: Fingerprint(node), Expires: r.expires(),
@@ -355,7 +357,7 @@ func (r *Random) member(who string) fsm.Command {
 		return r.Command(fsm.KindMemberRemove, who, "remove", node, fsm.MemberRemove{ID: node})
 	}
 	return r.Command(fsm.KindMemberUpdate, who, "update", node, fsm.MemberUpdate{
-		Member: fsm.Member{ID: node, PeerAddr: node + ":" + r.name("", 9), ClientCert: []byte("cert")},
+		Member: fsm.Member{ID: node, PeerAddr: node + ":" + r.name("", 9), ClientCert: []byte("cert"), Level: uint32(r.rng.IntN(fsm.HighestLevel + 1))},
 	})
 }
 
