@@ -235,6 +235,9 @@ func toError(err error) *Error {
 			hizov1.InfoIndex: strconv.Itoa(int(e.Index)),
 		}}
 	}
+	if e, ok := errors.AsType[*cluster.LevelError](err); ok {
+		return &Error{Reason: hizov1.ReasonLevel, Message: e.Error(), cause: err}
+	}
 	if e, ok := errors.AsType[*policy.TextError](err); ok {
 		return &Error{Reason: hizov1.ReasonInvalid, Message: e.Error(), cause: err, Info: map[string]string{hizov1.InfoField: "text"}}
 	}

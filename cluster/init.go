@@ -133,7 +133,7 @@ func (n *Node) makeGenesis(req InitRequest) (*fsm.Genesis, keyring.Root, []share
 	}
 	defer maker.Close()
 	var wrapped []keyring.WrappedKey
-	genesis := &fsm.Genesis{}
+	genesis := &fsm.Genesis{Level: n.store.HighestLevel()}
 	for _, purpose := range []string{
 		keyring.Audit, keyring.AuditHPKE, keyring.CA, keyring.Fingerprint, keyring.Gossip, keyring.MAC, keyring.Password, keyring.Pipeline,
 	} {
@@ -170,7 +170,7 @@ func (n *Node) makeGenesis(req InitRequest) (*fsm.Genesis, keyring.Root, []share
 	}
 	genesis.Member = fsm.Member{
 		ID: n.cfg.ID, PeerAddr: n.cfg.AdvertisePeer, ClientAddr: n.cfg.AdvertiseClient,
-		Key: public, SealKind: string(n.cfg.Seal.Kind()), Approved: true,
+		Key: public, SealKind: string(n.cfg.Seal.Kind()), Approved: true, Level: n.store.HighestLevel(),
 	}
 	// Whoever initialised trusts the CA from now on, so this node has to show a certificate of it at once.
 	genesis.Member.ClientCert, err = signByCA(ring, ca, nodeTemplate(genesis.Member, n.cfg.Clock()), n.cfg.Seal.Identity().Public())

@@ -243,7 +243,7 @@ func (n *Node) askToJoin(ctx context.Context, token joinToken) (*seedFile, error
 	}
 	req := &peerpb.JoinRequest{
 		Secret: token.secret[:], Node: n.cfg.ID, PublicKey: public, SealKind: string(n.cfg.Seal.Kind()),
-		PeerAddr: n.cfg.AdvertisePeer, ClientAddr: n.cfg.AdvertiseClient,
+		PeerAddr: n.cfg.AdvertisePeer, ClientAddr: n.cfg.AdvertiseClient, Level: n.store.HighestLevel(),
 	}
 	const pause = 200 * time.Millisecond
 	for {
@@ -251,7 +251,7 @@ func (n *Node) askToJoin(ctx context.Context, token joinToken) (*seedFile, error
 		ask := append([]Peer(nil), token.members...)
 		for i := 0; i < len(ask) && i < 2*len(token.members)+2; i++ {
 			reply, err := n.join(ctx, ask[i], req)
-			if errors.Is(err, ErrJoinToken) {
+			if errors.Is(err, ErrJoinToken) || errors.Is(err, ErrTooOld) {
 				return nil, err
 			}
 			if err != nil {
@@ -369,6 +369,9 @@ func (n *Node) admit(ctx context.Context, key [32]byte, req *peerpb.JoinRequest)
 	case cl.RequireHardware && req.SealKind == string(seal.Software):
 		return refuse("this cluster requires a hardware seal")
 	}
+	if level := n.store.Level(); max(req.Level, 1) < level {
+		return nil, fmt.Errorf("%w (it knows levels up to %d, the cluster is at %d)", ErrTooOld, max(req.Level, 1), level)
+	}
 	if m, ok := n.store.Member(req.Node); ok && bytes.Equal(m.Key, req.PublicKey) && token.Used {
 		if slices.Contains(n.voters(), req.Node) {
 			// Its log counted for majorities, and a voter without it could elect a leader that lacks what they
@@ -377,7 +380,7 @@ func (n *Node) admit(ctx context.Context, key [32]byte, req *peerpb.JoinRequest)
 		}
 		return n.joined(cl), nil // the answer to the first call was lost
 	}
-	member := fsm.Member{ID: req.Node, PeerAddr: req.PeerAddr, ClientAddr: req.ClientAddr, Key: req.PublicKey, SealKind: req.SealKind}
+	member := fsm.Member{ID: req.Node, PeerAddr: req.PeerAddr, ClientAddr: req.ClientAddr, Key: req.PublicKey, SealKind: req.SealKind, Level: req.Level}
 	if member.MAC, err = ring.MAC(cl.MACGeneration, member.MACDomain(), member.MACBody()); err != nil {
 		return nil, err
 	}

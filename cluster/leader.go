@@ -93,6 +93,7 @@ func (n *Node) lead(ctx context.Context) {
 	wg.Go(func() { n.dealDuty(ctx, term) })
 	wg.Go(func() { n.checkpointDuty(ctx, term) })
 	wg.Go(func() { n.keyDuty(ctx, term) })
+	wg.Go(func() { n.levelDuty(ctx, term) })
 	wg.Go(func() { n.sealedDuty(ctx) })
 	for _, duty := range n.cfg.Duties {
 		wg.Go(func() { duty(ctx, n, term) })

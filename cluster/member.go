@@ -135,7 +135,7 @@ func (n *Node) refreshDirectory() {
 	}
 }
 
-// announceLoop tells the leader where this node is, when that is not what the state says, and keeps
+// announceLoop tells the leader where this node is and what its build knows, when that is not what the state says, and keeps
 // streams to the other members ready, so that an election does not begin with handshakes.
 func (n *Node) announceLoop() {
 	tick := time.NewTicker(time.Second)
@@ -151,7 +151,7 @@ func (n *Node) announceLoop() {
 			continue
 		}
 		ctx, cancel := context.WithTimeout(n.ctx, 2*time.Second)
-		if m.PeerAddr != n.cfg.AdvertisePeer || m.ClientAddr != n.cfg.AdvertiseClient {
+		if m.PeerAddr != n.cfg.AdvertisePeer || m.ClientAddr != n.cfg.AdvertiseClient || m.Level != n.store.HighestLevel() {
 			n.announce(ctx, m)
 		}
 		if trusted(m) { // nobody else is let in
@@ -164,28 +164,28 @@ func (n *Node) announceLoop() {
 func (n *Node) announce(ctx context.Context, m fsm.Member) {
 	var err error
 	if leader := n.leaderInfo().ID; leader == n.cfg.ID {
-		err = n.updateAddresses(ctx, m, n.cfg.AdvertisePeer, n.cfg.AdvertiseClient)
+		err = n.takeAnnouncement(ctx, m, n.cfg.AdvertisePeer, n.cfg.AdvertiseClient, n.store.HighestLevel())
 	} else if leader != "" {
-		_, err = n.peers.of(leader).Announce(ctx, &peerpb.AnnounceRequest{PeerAddr: n.cfg.AdvertisePeer, ClientAddr: n.cfg.AdvertiseClient})
+		_, err = n.peers.of(leader).Announce(ctx, &peerpb.AnnounceRequest{PeerAddr: n.cfg.AdvertisePeer, ClientAddr: n.cfg.AdvertiseClient, Level: n.store.HighestLevel()})
 	}
 	if err != nil && ctx.Err() == nil {
-		n.log.Info("this node's addresses were not updated", "error", err)
+		n.log.Info("this node's addresses and level were not updated", "error", err)
 	}
 }
 
-// updateAddresses is the leader's end of Announce. Addresses are not covered by the member's MAC: where a
-// node is grants nothing, its key is what counts.
-func (n *Node) updateAddresses(ctx context.Context, m fsm.Member, peer, client string) error {
+// takeAnnouncement is the leader's end of Announce. Addresses and level are not covered by the member's MAC: where a
+// node is and what it runs grants nothing, its key is what counts.
+func (n *Node) takeAnnouncement(ctx context.Context, m fsm.Member, peer, client string, level uint32) error {
 	if !n.IsLeader() {
 		return &NotLeaderError{Leader: n.leaderInfo()}
 	}
 	if len(peer) > 255 || len(client) > 255 || peer == "" {
 		return fmt.Errorf("address: %w", ErrNotAllowed)
 	}
-	if m.PeerAddr == peer && m.ClientAddr == client {
+	if m.PeerAddr == peer && m.ClientAddr == client && m.Level == level {
 		return nil
 	}
-	m.PeerAddr, m.ClientAddr = peer, client
+	m.PeerAddr, m.ClientAddr, m.Level = peer, client, level
 	return n.updateMember(ctx, 0, m)
 }
 

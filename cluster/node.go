@@ -72,6 +72,9 @@ type Config struct {
 	Clock       func() time.Time // default time.Now
 	Logger      *slog.Logger
 
+	// Level is the highest feature level that this node's build knows; 0: what package fsm knows. Tests of upgrades set it.
+	Level uint32
+
 	// CheckpointEvery is how often the leader asks for signatures while the audit tree grows; default 10 s.
 	CheckpointEvery time.Duration
 
@@ -282,6 +285,9 @@ func (n *Node) ProposeAfter(ctx context.Context, cmd fsm.Command, enqueued func(
 			return fsm.Result{}, &NotLeaderError{Leader: n.leaderInfo()}
 		}
 		return fsm.Result{}, ErrSealed
+	}
+	if err := n.mayPropose(cmd.Kind); err != nil {
+		return fsm.Result{}, err
 	}
 	record, err := encodeRecord(cmd)
 	if err != nil {

@@ -184,6 +184,8 @@ func statusOf(err error) error {
 		code = codes.ResourceExhausted
 	case errors.Is(err, ErrJoinToken):
 		code = codes.Unauthenticated
+	case errors.Is(err, ErrTooOld):
+		code = codes.OutOfRange
 	case errors.Is(err, context.DeadlineExceeded):
 		code = codes.DeadlineExceeded
 	case errors.Is(err, context.Canceled):
@@ -212,6 +214,8 @@ func peerError(err error) error {
 		return &remoteError{text, ErrOverloaded}
 	case codes.Unauthenticated:
 		return &remoteError{text, ErrJoinToken}
+	case codes.OutOfRange:
+		return &remoteError{text, ErrTooOld}
 	}
 	return fmt.Errorf("%s: %s", st.Code(), text)
 }

@@ -159,7 +159,7 @@ func (s *peerServer) Announce(ctx context.Context, req *peerpb.AnnounceRequest) 
 		err = s.throttle(m.ID)
 	}
 	if err == nil {
-		err = s.n.updateAddresses(ctx, m, req.PeerAddr, req.ClientAddr)
+		err = s.n.takeAnnouncement(ctx, m, req.PeerAddr, req.ClientAddr, req.Level)
 	}
 	return &peerpb.AnnounceReply{}, statusOf(err)
 }

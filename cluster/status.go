@@ -27,6 +27,8 @@ type Status struct {
 	Applied   uint64
 	NodeEpoch uint64 // of the node set that can unseal nodes; 0: none
 	Threshold int    // of that set
+	Level     uint32 // feature level that the cluster has agreed on
+	Build     uint32 // the highest that this node's build knows
 	ClockSkew time.Duration
 	Disk      DiskStatus
 	Members   []MemberStatus
@@ -46,10 +48,12 @@ func (n *Node) Status() Status {
 		Leader: n.leaderInfo(), IsLeader: n.IsLeader(), Term: n.raft.CurrentTerm(), LastIndex: n.raft.LastIndex(),
 		Applied: n.store.Position().Index, ClockSkew: time.Duration(n.clock.offset.Load()) * time.Millisecond,
 	}
+	s.Build = n.store.HighestLevel()
 	cl, ok := n.store.Cluster()
 	if !ok {
 		return s
 	}
+	s.Level = n.store.Level()
 	s.Initialised, s.ClusterID, s.ClusterName = true, cl.ID, cl.Name
 	s.SealedFlag, s.Development, s.NodeEpoch = cl.Sealed, cl.Development, cl.NodeEpoch
 	provers := make(map[string]bool)

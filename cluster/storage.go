@@ -1,6 +1,7 @@
 package cluster
 
 import (
+	"errors"
 	"fmt"
 	"time"
 
@@ -14,7 +15,10 @@ import (
 // Raft sees any of them. NoSnapshotRestoreOnStart is what that agreement says, never a constant: a crash
 // between publishing and restoring a received snapshot would otherwise leave a silent hole.
 func (n *Node) openStorage(rc *raft.Config, undo *[]func()) error {
-	store, err := fsm.Open(fsm.Options{Dir: n.path("state"), Logger: n.cfg.Logger, Halt: n.fatal})
+	store, err := fsm.Open(fsm.Options{Dir: n.path("state"), Logger: n.cfg.Logger, Halt: n.fatal, Level: n.cfg.Level})
+	if _, newer := errors.AsType[*fsm.LevelError](err); newer {
+		return err
+	}
 	if err != nil {
 		return fmt.Errorf("open the state: %w (snapshots and log hold all of it: move %s away, nothing else, and start again)", err, n.path("state"))
 	}

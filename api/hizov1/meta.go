@@ -41,6 +41,7 @@ const (
 	ReasonLimit                = "LIMIT" // a count in the state is at its bound
 	ReasonLastSecurityEngineer = "LAST_SECURITY_ENGINEER"
 	ReasonKeyExhausted         = "KEY_EXHAUSTED"
+	ReasonLevel                = "LEVEL" // a node's build does not know this yet
 	ReasonDeleted              = "DELETED"
 	ReasonDestroyed            = "DESTROYED"
 	ReasonExpired              = "EXPIRED"

@@ -56,6 +56,8 @@ type Options struct {
 	Enrolment       []byte // hash of the first people's code
 	EnrolmentRoles  []string
 	ClientAddr      func(id string) string // what nodes advertise to clients; default a name that nobody answers
+	// Levels are the highest feature levels that nodes' builds know; looked up again at each restart.
+	Levels map[string]uint32
 	// Duties of a node, beyond the cluster's own; asked again at each restart. nil: none.
 	Duties func(id string) []cluster.Duty
 }
@@ -399,6 +401,14 @@ func (n *Node) stop(ctx context.Context) {
 // Restart starts a node that was stopped or killed, at the address that it had.
 func (c *Cluster) Restart(n *Node) {
 	c.T.Helper()
+	if err := c.TryRestart(n); err != nil {
+		c.T.Fatalf("open %s: %v", n.ID, err)
+	}
+}
+
+// TryRestart is Restart of a node that may refuse to start.
+func (c *Cluster) TryRestart(n *Node) error {
+	c.T.Helper()
 	if n.running {
 		c.Kill(n)
 	}
@@ -433,13 +443,14 @@ func (c *Cluster) Restart(n *Node) {
 		ID: n.ID, DataDir: filepath.Join(n.Dir, "data"), AdvertisePeer: n.addr, AdvertiseClient: client,
 		Seal: n.Seal, Directory: directory, Transport: n.Mux, Gossip: c.opts.Gossip,
 		Profile: c.opts.Profile, Development: c.opts.Development, Clock: clock.Now, Logger: log,
-		CheckpointEvery: c.opts.CheckpointEvery, SnapshotBytes: c.opts.SnapshotBytes, Duties: duties,
+		CheckpointEvery: c.opts.CheckpointEvery, SnapshotBytes: c.opts.SnapshotBytes, Duties: duties, Level: c.opts.Levels[n.ID],
 		Exit: func(_ int, why error) { panic(fmt.Sprintf("%s: %v", n.ID, why)) },
 	})
 	if err != nil {
-		c.T.Fatalf("open %s: %v", n.ID, err)
+		return errors.Join(err, n.Mux.Close(), n.Seal.Close())
 	}
 	n.running = true
+	return nil
 }
 
 // Close stops every node.

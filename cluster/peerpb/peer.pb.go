@@ -220,6 +220,7 @@ type AnnounceRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	PeerAddr      string                 `protobuf:"bytes,1,opt,name=peer_addr,json=peerAddr,proto3" json:"peer_addr,omitempty"`
 	ClientAddr    string                 `protobuf:"bytes,2,opt,name=client_addr,json=clientAddr,proto3" json:"client_addr,omitempty"`
+	Level         uint32                 `protobuf:"varint,3,opt,name=level,proto3" json:"level,omitempty"` // highest feature level that the caller's build knows
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -266,6 +267,13 @@ func (x *AnnounceRequest) GetClientAddr() string {
 		return x.ClientAddr
 	}
 	return ""
+}
+
+func (x *AnnounceRequest) GetLevel() uint32 {
+	if x != nil {
+		return x.Level
+	}
+	return 0
 }
 
 type AnnounceReply struct {
@@ -928,6 +936,7 @@ type JoinRequest struct {
 	SealKind      string                 `protobuf:"bytes,4,opt,name=seal_kind,json=sealKind,proto3" json:"seal_kind,omitempty"`
 	PeerAddr      string                 `protobuf:"bytes,5,opt,name=peer_addr,json=peerAddr,proto3" json:"peer_addr,omitempty"`
 	ClientAddr    string                 `protobuf:"bytes,6,opt,name=client_addr,json=clientAddr,proto3" json:"client_addr,omitempty"`
+	Level         uint32                 `protobuf:"varint,7,opt,name=level,proto3" json:"level,omitempty"` // highest feature level that the caller's build knows
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1002,6 +1011,13 @@ func (x *JoinRequest) GetClientAddr() string {
 		return x.ClientAddr
 	}
 	return ""
+}
+
+func (x *JoinRequest) GetLevel() uint32 {
+	if x != nil {
+		return x.Level
+	}
+	return 0
 }
 
 type JoinReply struct {
@@ -1147,11 +1163,12 @@ const file_peerpb_peer_proto_rawDesc = "" +
 	"\n" +
 	"ClockReply\x12\x12\n" +
 	"\x04time\x18\x01 \x01(\x03R\x04time\x12\x1c\n" +
-	"\tsignature\x18\x02 \x01(\fR\tsignature\"O\n" +
+	"\tsignature\x18\x02 \x01(\fR\tsignature\"e\n" +
 	"\x0fAnnounceRequest\x12\x1b\n" +
 	"\tpeer_addr\x18\x01 \x01(\tR\bpeerAddr\x12\x1f\n" +
 	"\vclient_addr\x18\x02 \x01(\tR\n" +
-	"clientAddr\"\x0f\n" +
+	"clientAddr\x12\x14\n" +
+	"\x05level\x18\x03 \x01(\rR\x05level\"\x0f\n" +
 	"\rAnnounceReply\"*\n" +
 	"\x0eForwardRequest\x12\x18\n" +
 	"\acommand\x18\x01 \x01(\fR\acommand\"f\n" +
@@ -1190,7 +1207,7 @@ const file_peerpb_peer_proto_rawDesc = "" +
 	"\x04root\x18\x03 \x01(\fR\x04root\x12\x12\n" +
 	"\x04time\x18\x04 \x01(\x03R\x04time\"3\n" +
 	"\x13SignCheckpointReply\x12\x1c\n" +
-	"\tsignature\x18\x01 \x01(\fR\tsignature\"\xb3\x01\n" +
+	"\tsignature\x18\x01 \x01(\fR\tsignature\"\xc9\x01\n" +
 	"\vJoinRequest\x12\x16\n" +
 	"\x06secret\x18\x01 \x01(\fR\x06secret\x12\x12\n" +
 	"\x04node\x18\x02 \x01(\tR\x04node\x12\x1d\n" +
@@ -1199,7 +1216,8 @@ const file_peerpb_peer_proto_rawDesc = "" +
 	"\tseal_kind\x18\x04 \x01(\tR\bsealKind\x12\x1b\n" +
 	"\tpeer_addr\x18\x05 \x01(\tR\bpeerAddr\x12\x1f\n" +
 	"\vclient_addr\x18\x06 \x01(\tR\n" +
-	"clientAddr\"\x99\x01\n" +
+	"clientAddr\x12\x14\n" +
+	"\x05level\x18\a \x01(\rR\x05level\"\x99\x01\n" +
 	"\tJoinReply\x12\x18\n" +
 	"\acluster\x18\x01 \x01(\fR\acluster\x12.\n" +
 	"\amembers\x18\x02 \x03(\v2\x14.hizo.peer.v1.MemberR\amembers\x12\x14\n" +
