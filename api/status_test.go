@@ -95,7 +95,7 @@ func TestEveryReasonIsInTheTable(t *testing.T) {
 // the client learns that, and the log the rest.
 var internal = map[string][]string{
 	"../cluster": {
-		"ErrCommand", "ErrCheckpoint",
+		"ErrCommand", "ErrCheckpoint", "ErrTooOld",
 		"ErrNoNodeSet", "ErrRootRotation", // of duties and node-to-node calls
 	},
 	"auth":              {"ErrPasswordHash"},
