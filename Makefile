@@ -62,6 +62,10 @@ hizod: ## Build the server alone
 	@tools/install-deps.sh gcc
 	CGO_ENABLED=1 $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/hizod ./cmd/hizod
 
+.PHONY: image
+image: build ## Build the container image localhost/hizo:local with podman or docker; BASE=IMAGE, ENGINE=docker
+	BASE='$(BASE)' deploy/compose/build
+
 .PHONY: generate
 generate: tools ## Regenerate Go code from api/**/*.proto (installs protoc when missing)
 	@tools/install-deps.sh --require protobuf-compiler

@@ -15,6 +15,7 @@ import (
 	"github.com/miekg/pkcs11"
 
 	"github.com/hizo/hizo/crypto/internal/durable"
+	"github.com/hizo/hizo/crypto/secret"
 )
 
 // ConfEnv is the environment variable by which SoftHSM2 finds its configuration. It is read when a
@@ -26,6 +27,8 @@ var (
 	ErrNotInstalled = errors.New("SoftHSM2 is not installed (Debian: apt-get install softhsm2)")
 	// ErrBusy says that this process already uses the module with another configuration.
 	ErrBusy = errors.New("this process already uses SoftHSM2 with another configuration; provision tokens before opening seals")
+	// ErrPIN says that a PIN is too short or too long for SoftHSM2.
+	ErrPIN = errors.New("a PIN has 4 to 255 characters")
 	// ErrLabel says that a token label is not usable here.
 	ErrLabel = errors.New("a token label has 1 to 32 characters of a-z, A-Z, 0-9, '-' and '_'")
 )
@@ -36,7 +39,7 @@ type Token struct {
 	Conf    string // path of softhsm2.conf; a process that uses the token needs Env
 	Label   string
 	Serial  string
-	PINFile string // mode 0600
+	PINFile string // mode 0600; empty where the PIN was given
 }
 
 // Env returns the variable that a process using the token needs, as "SOFTHSM2_CONF=path".
@@ -57,6 +60,9 @@ func Module() (string, error) {
 	return "", ErrNotInstalled
 }
 
+// SoftHSM2's MIN_PIN_LEN and MAX_PIN_LEN.
+const minPIN, maxPIN = 4, 255
+
 var labelText = regexp.MustCompile(`^[A-Za-z0-9_-]{1,32}$`)
 
 // mu guards the environment variable and the module's initialisation, both state of the process.
@@ -71,7 +77,22 @@ var mu sync.Mutex
 // The PIN is passed in memory: softhsm2-util would show it in the list of processes. The security
 // officer's PIN is random and kept nowhere, so nobody can set another. A crash on the way leaves a PIN file
 // that the next call replaces, or a token without PIN that the next call reports.
-func Provision(dir, label string) (_ Token, err error) {
+func Provision(dir, label string) (Token, error) {
+	return provision(dir, label, nil)
+}
+
+// ProvisionPIN is Provision for a PIN that is kept elsewhere: it writes none, and Token.PINFile stays empty. A token
+// that is there already is returned as it is, whatever its PIN.
+func ProvisionPIN(dir, label string, pin secret.Bytes) (Token, error) {
+	if pin.Len() < minPIN || pin.Len() > maxPIN {
+		return Token{}, fmt.Errorf("provision SoftHSM2 token %s: %w", label, ErrPIN)
+	}
+	text := string(pin.Reveal())
+	return provision(dir, label, &text)
+}
+
+// provision makes the token with the given PIN, or (nil) with one that it makes and writes to a file.
+func provision(dir, label string, given *string) (_ Token, err error) {
 	if !labelText.MatchString(label) {
 		return Token{}, fmt.Errorf("%q: %w", label, ErrLabel)
 	}
@@ -82,7 +103,10 @@ func Provision(dir, label string) (_ Token, err error) {
 	if dir, err = filepath.Abs(dir); err != nil {
 		return Token{}, err
 	}
-	t := Token{Module: module, Conf: filepath.Join(dir, "softhsm2.conf"), Label: label, PINFile: filepath.Join(dir, label+".pin")}
+	t := Token{Module: module, Conf: filepath.Join(dir, "softhsm2.conf"), Label: label}
+	if given == nil {
+		t.PINFile = filepath.Join(dir, label+".pin")
+	}
 	defer func() {
 		if err != nil {
 			err = fmt.Errorf("provision SoftHSM2 token %s in %s: %w", label, dir, err)
@@ -112,8 +136,10 @@ func Provision(dir, label string) (_ Token, err error) {
 		return Token{}, err
 	}
 	if old, ok := slots[label]; ok {
-		if _, err := os.Stat(t.PINFile); err != nil {
-			return Token{}, fmt.Errorf("the token exists but its PIN file does not: %w", err)
+		if given == nil {
+			if _, err := os.Stat(t.PINFile); err != nil {
+				return Token{}, fmt.Errorf("the token exists but its PIN file does not: %w", err)
+			}
 		}
 		if !old.pinSet {
 			return Token{}, errors.New("the token has no PIN: an earlier run was interrupted; remove the directory and start over")
@@ -129,9 +155,11 @@ func Provision(dir, label string) (_ Token, err error) {
 	if err != nil {
 		return Token{}, err
 	}
-	// The PIN is on disk before the token is: a crash in between costs a PIN file that is written again.
 	pin, soPIN := rand.Text(), rand.Text()
-	if err := durable.WriteFile(t.PINFile, []byte(pin+"\n")); err != nil {
+	if given != nil {
+		pin = *given
+	} else if err := durable.WriteFile(t.PINFile, []byte(pin+"\n")); err != nil {
+		// The PIN is on disk before the token is: a crash in between costs a PIN file that is written again.
 		return Token{}, err
 	}
 	if err := ctx.InitToken(free.id, soPIN, label); err != nil {

@@ -9,7 +9,9 @@ import (
 
 	"github.com/miekg/pkcs11"
 
+	pkcs11seal "github.com/hizo/hizo/crypto/seal/pkcs11"
 	"github.com/hizo/hizo/crypto/seal/softhsm"
+	"github.com/hizo/hizo/crypto/secret"
 )
 
 func provision(t *testing.T, dir, label string) softhsm.Token {
@@ -96,5 +98,44 @@ func TestProvisionInBusyProcess(t *testing.T) {
 	}
 	if second := provision(t, dir, "second"); second.Serial == token.Serial {
 		t.Error("one token for two labels")
+	}
+}
+
+// A PIN that is kept elsewhere opens the token, and no copy of it lies beside it.
+func TestProvisionPIN(t *testing.T) {
+	dir := t.TempDir()
+	pin := "kept elsewhere, as a file of the orchestrator"
+	token, err := softhsm.ProvisionPIN(dir, "node", secret.New([]byte(pin)))
+	if errors.Is(err, softhsm.ErrNotInstalled) {
+		t.Skip(err)
+	}
+	if err != nil || token.PINFile != "" {
+		t.Fatalf("%+v, %v", token, err)
+	}
+	if files, err := os.ReadDir(dir); err != nil || len(files) != 2 { // softhsm2.conf and tokens
+		t.Errorf("%v, %v", files, err)
+	}
+	again, err := softhsm.ProvisionPIN(dir, "node", secret.New([]byte(pin)))
+	if err != nil || again != token {
+		t.Errorf("again: %+v, was %+v: %v", again, token, err)
+	}
+	for _, short := range []string{"", "123", strings.Repeat("x", 256)} {
+		if _, err := softhsm.ProvisionPIN(dir, "other", secret.New([]byte(short))); !errors.Is(err, softhsm.ErrPIN) {
+			t.Errorf("a PIN of %d: %v", len(short), err)
+		}
+	}
+	for given, want := range map[string]bool{pin: true, pin + "x": false} {
+		file := filepath.Join(t.TempDir(), "pin")
+		if err := os.WriteFile(file, []byte(given), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		t.Setenv(softhsm.ConfEnv, token.Conf)
+		s, err := pkcs11seal.Open(pkcs11seal.Config{Module: token.Module, TokenLabel: token.Label, PINFile: file})
+		if (err == nil) != want {
+			t.Errorf("opened with PIN %q: %v", given, err)
+		}
+		if err == nil {
+			s.Close()
+		}
 	}
 }
