@@ -91,6 +91,36 @@ var table = []bug{
 		faults: "gossip-only", seeds: 1, says: `audit: `,
 	},
 	{
+		name: "watch-goes-on-from-now", promise: "a watch that is opened again misses nothing",
+		edits:  []edit{{"api/watch.go", "	k.at = at\n	if at.Epoch", "	k.at = k.a.store.EventsEnd()\n	if at.Epoch"}},
+		faults: "kill-one,kill-all,stop-one,restart-storm", seeds: 3, says: `watch: `,
+	},
+	{
+		name: "lease-forgotten", promise: "a lease's user is gone when its time is over",
+		edits:  []edit{{"cluster/lease/duty.go", "	err := g.users.Drop(ctx, userOf(g.role, l, g.admin))\n", "	var err error\n	if l.Issued%3 != 0 {\n		err = g.users.Drop(ctx, userOf(g.role, l, g.admin))\n	}\n"}},
+		faults: "gossip-only", seeds: 1, says: `lease: `,
+	},
+	{
+		name: "read-by-leader-lease", promise: "2: no read rests on having been the leader",
+		edits: []edit{{"api/gate.go", "	result, err := g.proposer(c)(ctx, cmd)\n", `	if c.kind == fsm.KindRead && c.message == nil && g.node.IsLeader() {
+		refs, _ := body0.(*fsm.ReadVersions)
+		if refs != nil && len(refs.Refs) == 1 && refs.Refs[0].Version == 0 {
+			if head, ok := r.store.Secret(refs.Refs[0].Vault, refs.Refs[0].Path); ok {
+				if data, ok := r.store.VersionData(head.Vault, head.Path, head.Current); ok {
+					early := fsm.Result{Code: fsm.CodeOK, Value: []fsm.VersionData{data}, Audit: r.store.AuditSize()}
+					return &answer{footing: r.footing, Result: early, caller: r.caller, origin: r.origin, now: r.now, reads: r.reads}, nil
+				}
+			}
+		}
+	}
+	result, err := g.proposer(c)(ctx, cmd)
+`},
+			{"api/gate.go", "		cmd.Body = fsm.EncodeBody(c.kind, body)\n", "		cmd.Body = fsm.EncodeBody(c.kind, body)\n		body0 = body\n"},
+			{"api/gate.go", "	if c.body != nil {\n		body, err := c.body(r)", "	var body0 any\n	if c.body != nil {\n		body, err := c.body(r)"},
+		},
+		faults: "isolate-leader,pause-leader", seeds: 3, says: `linearizability|audit: call`,
+	},
+	{
 		name: "position-outside-the-batch", promise: "3: state and position agree after a crash",
 		edits: []edit{{"fsm/tx.go", "	t.must(t.batch.Set([]byte(localPosition), position.encode(), nil))\n", "	t.must(s.db.Set([]byte(localPosition), position.encode(), pebble.NoSync))\n	if t.index%3 == 0 {\n		t.must(s.db.Flush())\n	}\n"}},
 		test:  []string{"./fsm", "-run", "TestCrashedReplicaEqualsOther"}, says: `differ|hash|index|panic|FAIL`,

@@ -25,7 +25,7 @@ var model = porcupine.Model{
 		s, e := state.(register), output.(history.Event)
 		next := register{s.version + 1, e.Value}
 		switch e.Kind {
-		case history.Reveal:
+		case history.Reveal, history.Inject:
 			return s.version == e.Version && s.value == e.Value, s
 		case history.Put:
 			if e.Outcome == history.Unknown {
@@ -54,17 +54,19 @@ func describe(e history.Event) string {
 	return fmt.Sprintf("#%d %s %s cas=%d v%d %q %s", e.ID, e.Kind, e.Key, e.CAS, e.Version, e.Value, e.Outcome)
 }
 
-// Linearizable checks the puts, compare-and-sets and reveals of each key. A search that takes longer than limit is no
+func read(e history.Event) bool { return e.Kind == history.Reveal || e.Kind == history.Inject }
+
+// Linearizable checks the puts, compare-and-sets, reveals and injects of each key. A search that takes longer than limit is no
 // pass. checked is the number of calls that counted.
 func Linearizable(events []history.Event, limit time.Duration) (checked int, violations []string) {
 	byKey := map[string][]porcupine.Operation{}
 	for _, e := range events {
 		switch {
-		case e.Kind != history.Put && e.Kind != history.CAS && e.Kind != history.Reveal:
+		case e.Kind != history.Put && e.Kind != history.CAS && !read(e):
 			continue
-		case e.Kind == history.Reveal && e.Outcome != history.OK:
+		case read(e) && e.Outcome != history.OK:
 			continue // tells nothing
-		case e.Kind != history.Reveal && e.Outcome == history.No && e.Reason != "CONFLICT":
+		case !read(e) && e.Outcome == history.No && e.Reason != "CONFLICT":
 			continue // a definite no has no effect
 		case e.Kind == history.Put && e.Outcome == history.No:
 			continue

@@ -32,10 +32,6 @@ func Revocation(events []history.Event) (decided int, violations []string) {
 
 // Requests checks that each version of a key was acknowledged to one request only.
 func Requests(events []history.Event) (violations []string) {
-	type place struct {
-		key     string
-		version uint32
-	}
 	owner := map[place]history.Event{}
 	for _, e := range events {
 		if e.Outcome != history.OK || e.Kind != history.Put && e.Kind != history.CAS {

@@ -2,9 +2,11 @@ package check
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/base64"
 	"encoding/json"
 	"fmt"
+	"slices"
 
 	"golang.org/x/mod/sumdb/tlog"
 
@@ -27,21 +29,11 @@ func Trail(export []byte, trust string, notes []string, events []history.Event) 
 	if err != nil {
 		return 0, []string{fmt.Sprintf("audit: %v", err)}
 	}
-	roots, err := rootsOf(leaves)
+	tree, err := treeOf(leaves)
 	if err != nil {
 		return 0, []string{fmt.Sprintf("audit: %v", err)}
 	}
-	for _, text := range notes {
-		note, err := audit.ParseNote(text)
-		switch {
-		case err != nil:
-			violations = append(violations, fmt.Sprintf("audit: a checkpoint that was shown can't be read: %v", err))
-		case note.Checkpoint.Size > uint64(len(leaves)):
-			violations = append(violations, fmt.Sprintf("audit: a checkpoint of %d records was shown, now there are %d", note.Checkpoint.Size, len(leaves)))
-		case roots(note.Checkpoint.Size) != note.Checkpoint.Root:
-			violations = append(violations, fmt.Sprintf("audit: the tree of %d records is not the one that a checkpoint showed", note.Checkpoint.Size))
-		}
-	}
+	violations = checkpoints(tree, len(leaves), notes)
 	for _, e := range events {
 		if e.Outcome != history.OK || e.Kind != history.Reveal && e.Kind != history.Inject && e.Kind != history.UseOf || e.Version == 0 {
 			continue
@@ -108,8 +100,8 @@ func exported(export []byte) (leaves [][]byte, err error) {
 	return leaves, nil
 }
 
-// rootsOf builds the tree and returns the root of its first n leaves.
-func rootsOf(leaves [][]byte) (func(n uint64) tlog.Hash, error) {
+// treeOf builds the tree (RFC 6962).
+func treeOf(leaves [][]byte) (tlog.HashReader, error) {
 	var hashes []tlog.Hash
 	read := tlog.HashReaderFunc(func(indexes []int64) ([]tlog.Hash, error) {
 		out := make([]tlog.Hash, len(indexes))
@@ -125,11 +117,40 @@ func rootsOf(leaves [][]byte) (func(n uint64) tlog.Hash, error) {
 		}
 		hashes = append(hashes, more...)
 	}
-	return func(n uint64) tlog.Hash {
-		root, err := tlog.TreeHash(int64(n), read)
-		if err != nil {
-			return tlog.Hash{}
+	return read, nil
+}
+
+// checkpoints checks that every checkpoint that was shown, whoever signed it and whenever, is of this tree, and that each
+// is consistent with the one before by a proof.
+func checkpoints(tree tlog.HashReader, size int, notes []string) (violations []string) {
+	var seen []audit.Checkpoint
+	for _, text := range notes {
+		note, err := audit.ParseNote(text)
+		switch {
+		case err != nil:
+			violations = append(violations, fmt.Sprintf("audit: a checkpoint that was shown can't be read: %v", err))
+		case note.Checkpoint.Size > uint64(size):
+			violations = append(violations, fmt.Sprintf("audit: a checkpoint of %d records was shown, now there are %d", note.Checkpoint.Size, size))
+		case note.Checkpoint.Size > 0:
+			seen = append(seen, note.Checkpoint)
 		}
-		return root
-	}, nil
+	}
+	slices.SortFunc(seen, func(a, b audit.Checkpoint) int { return cmp.Compare(a.Size, b.Size) })
+	for i, c := range seen {
+		if root, err := tlog.TreeHash(int64(c.Size), tree); err != nil || root != c.Root {
+			violations = append(violations, fmt.Sprintf("audit: the tree of %d records is not the one that a checkpoint showed (%v)", c.Size, err))
+		}
+		if i == 0 {
+			continue
+		}
+		before := seen[i-1]
+		proof, err := tlog.ProveTree(int64(c.Size), int64(before.Size), tree)
+		if err == nil {
+			err = tlog.CheckTree(proof, int64(c.Size), c.Root, int64(before.Size), before.Root)
+		}
+		if err != nil {
+			violations = append(violations, fmt.Sprintf("audit: the checkpoint of %d records is not consistent with the one of %d: %v", c.Size, before.Size, err))
+		}
+	}
+	return violations
 }

@@ -32,6 +32,18 @@ const (
 	Revoke = "revoke"
 	UseOf  = "use" // a reveal whose point is its token
 	Rotate = "rotate"
+
+	Lease      = "lease"       // a user was made; Token names the lease
+	LeaseLogin = "lease-login" // that user logs in at its server
+	LeaseRenew = "lease-renew"
+	LeaseEnd   = "lease-end" // revoked
+
+	// What watches tell. They are no calls: their outcome is always OK.
+	WatchStart = "watch-start" // where it begins
+	WatchAgain = "watch-again" // it is opened again from its cursor
+	WatchReset = "watch-reset" // it starts over: what was between is not told
+	Told       = "told"        // a put
+	WatchEnd   = "watch-end"   // it ended by itself; Reason says why
 )
 
 // Event is one call.

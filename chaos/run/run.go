@@ -33,6 +33,9 @@ type result struct {
 	Linear     int            // calls that the linearizability check decided on
 	Revoked    int            // refusals after an acknowledged revocation
 	Rotated    int            // rotations that finished
+	Leased     int            // users that were handed out
+	Told       int            // events that watches told
+	Resets     int            // watches that started over
 	Records    uint64         // of the audit log
 	Notes      int            // checkpoints seen on the way
 	Captured   int64          // bytes between nodes
@@ -58,8 +61,8 @@ func (r *result) line() string {
 	for _, name := range slices.Sorted(maps.Keys(r.Faults)) {
 		faults = append(faults, fmt.Sprintf("%s %d/%d", name, r.Took[name], r.Faults[name]))
 	}
-	return fmt.Sprintf("seed %d (%s): %s; %d calls (%d in order), %d refusals after revocation, %d rotations, %d audit records, %d checkpoints, %d replicas equal, whole after %.1f s; faults that took effect: %s",
-		r.Seed, r.World, verdict, calls, r.Linear, r.Revoked, r.Rotated, r.Records, r.Notes, r.States, r.Recovered, strings.Join(faults, " "))
+	return fmt.Sprintf("seed %d (%s): %s; %d calls (%d in order), %d refusals after revocation, %d rotations, %d leases, %d events told (%d starts over), %d audit records, %d checkpoints, %d replicas equal, whole after %.1f s; faults that took effect: %s",
+		r.Seed, r.World, verdict, calls, r.Linear, r.Revoked, r.Rotated, r.Leased, r.Told, r.Resets, r.Records, r.Notes, r.States, r.Recovered, strings.Join(faults, " "))
 }
 
 func (r *result) json() string {
@@ -123,6 +126,11 @@ func oneRun(ctx context.Context, o options, seed uint64) (_ *result, err error) 
 		fmt.Fprintf(journal, "%s %8.3f  "+format+"\n", append([]any{time.Now().UTC().Format("15:04:05.000"), rec.Now().Seconds()}, args...)...)
 	}
 
+	watches, err := w.StartWatches(ctx)
+	if err != nil {
+		return nil, err
+	}
+
 	// Safety: anything may fail, nothing may be wrong.
 	working, stop := context.WithCancel(ctx)
 	done := make(chan struct{})
@@ -159,6 +167,9 @@ func oneRun(ctx context.Context, o options, seed uint64) (_ *result, err error) 
 	}
 	stop()
 	<-done
+	last, cancel := context.WithTimeout(ctx, 30*time.Second)
+	defer cancel()
+	r.Violations = append(r.Violations, watches(last)...)
 	events, err := rec.Close()
 	if err != nil {
 		return nil, err
@@ -211,6 +222,9 @@ func (r *result) examine(ctx context.Context, c *lab.Cluster, w *workload.Worklo
 	r.Rotated, violations = w.Rotated(ctx, events)
 	bad(violations...)
 
+	r.Leased, violations = w.Leased(ctx, events)
+	bad(violations...)
+
 	r.Notes = len(w.Notes())
 	last := uint64(0)
 	for _, e := range events {
@@ -224,6 +238,8 @@ func (r *result) examine(ctx context.Context, c *lab.Cluster, w *workload.Worklo
 			bad(err.Error())
 		}
 		r.Records, violations = check.Trail(export, c.Trust, w.Notes(), events)
+		bad(violations...)
+		r.Told, r.Resets, violations = check.Watches(export, workload.Vault, events)
 		bad(violations...)
 	}
 	for _, n := range c.Nodes {

@@ -62,6 +62,12 @@ func (w *Workload) Setup(ctx context.Context) error {
 	if err := w.setupRotation(ctx, c); err != nil {
 		return err
 	}
+	if err := w.setupLeases(ctx, c); err != nil {
+		return err
+	}
+	if err := w.setupPipeline(ctx, c); err != nil {
+		return err
+	}
 	_, err = c.Policies().PutPolicy(ctx, &hizov1.PutPolicyRequest{Name: "job", Text: `permit (principal == Hizo::Workload::"job", action == Hizo::Action::"inject", resource in Hizo::Vault::"` + Vault + `");`})
 	return err
 }
@@ -89,12 +95,16 @@ func (w *Workload) Notes() []string {
 
 func (w *Workload) value() string {
 	v := crand.Text() + crand.Text()
+	w.canary(v)
+	return v
+}
+
+func (w *Workload) canary(v string) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if len(w.canaries) < 64 {
 		w.canaries = append(w.canaries, v)
 	}
-	return v
 }
 
 // Run starts every client and waits for them.
@@ -110,6 +120,8 @@ func (w *Workload) Run(ctx context.Context, seed uint64) {
 	}
 	wg.Go(func() { w.revocations(ctx, rand.New(rand.NewPCG(seed, 200))) })
 	wg.Go(func() { w.rotations(ctx) })
+	wg.Go(func() { w.leases(ctx, rand.New(rand.NewPCG(seed, 300))) })
+	wg.Go(func() { w.runs(ctx) })
 	wg.Go(func() { w.witness(ctx) })
 	wg.Wait()
 }
@@ -205,7 +217,7 @@ func (w *Workload) injects(ctx context.Context, name string, rng *rand.Rand) {
 	}
 	defer admin.Close()
 	for ctx.Err() == nil {
-		c, err := w.job(ctx, admin, name)
+		c, err := w.login(ctx, admin, name, "job")
 		if err != nil {
 			pause(ctx, history.Event{Outcome: history.No})
 			continue
@@ -222,10 +234,11 @@ func (w *Workload) injects(ctx context.Context, name string, rng *rand.Rand) {
 	}
 }
 
-func (w *Workload) job(ctx context.Context, admin *client.Client, name string) (*client.Client, error) {
+// login logs a workload in, once with each secret id.
+func (w *Workload) login(ctx context.Context, admin *client.Client, name, workload string) (*client.Client, error) {
 	ctx, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
-	id, err := admin.Identities().CreateSecretID(ctx, &hizov1.CreateSecretIDRequest{Workload: "job"})
+	id, err := admin.Identities().CreateSecretID(ctx, &hizov1.CreateSecretIDRequest{Workload: workload})
 	if err != nil {
 		return nil, err
 	}
@@ -237,7 +250,7 @@ func (w *Workload) job(ctx context.Context, admin *client.Client, name string) (
 	key := make([]byte, 32)
 	_, _ = crand.Read(key)
 	e := w.Record.Begin(history.Event{Client: name, Kind: history.Login})
-	login, err := anonymous.Auth().LoginWorkload(ctx, &hizov1.LoginWorkloadRequest{Workload: "job", SecretId: id.GetSecretId(), ClientKey: key})
+	login, err := anonymous.Auth().LoginWorkload(ctx, &hizov1.LoginWorkloadRequest{Workload: workload, SecretId: id.GetSecretId(), ClientKey: key})
 	w.Record.End(outcome(e, err))
 	if err != nil {
 		return nil, err
