@@ -5,7 +5,6 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"flag"
 	"fmt"
@@ -17,6 +16,8 @@ import (
 	"strings"
 	"syscall"
 	"time"
+
+	"github.com/hizo/hizo/chaos/overlay"
 )
 
 // bug is one deliberate break.
@@ -89,39 +90,11 @@ func (e *missedError) Error() string { return "not caught: " + e.why }
 
 // overlay writes the broken files and what go needs to see them instead.
 func (b bug) overlay(o options, dir string) (string, error) {
-	replace := map[string]string{}
-	texts := map[string]string{}
+	var edits []overlay.Edit
 	for _, e := range b.edits {
-		path, err := filepath.Abs(filepath.Join(o.root, e.file))
-		if err != nil {
-			return "", err
-		}
-		text, edited := texts[path]
-		if !edited {
-			data, err := os.ReadFile(path)
-			if err != nil {
-				return "", err
-			}
-			text = string(data)
-		}
-		if n := strings.Count(text, e.old); n != 1 {
-			return "", fmt.Errorf("%s: %d places read like the edit's; bring table.go up to date", e.file, n)
-		}
-		texts[path] = strings.Replace(text, e.old, e.new, 1)
+		edits = append(edits, overlay.Edit{File: e.file, Old: e.old, New: e.new})
 	}
-	for path, text := range texts {
-		broken := filepath.Join(dir, strings.ReplaceAll(strings.TrimPrefix(path, "/"), "/", "_"))
-		if err := os.WriteFile(broken, []byte(text), 0o600); err != nil {
-			return "", err
-		}
-		replace[path] = broken
-	}
-	data, err := json.Marshal(map[string]any{"Replace": replace})
-	if err != nil {
-		return "", err
-	}
-	file := filepath.Join(dir, "overlay.json")
-	return file, os.WriteFile(file, data, 0o600)
+	return overlay.Write(o.root, dir, edits)
 }
 
 func (b bug) hunt(ctx context.Context, o options) (string, error) {

@@ -39,7 +39,8 @@ func Write(root, dir string, edits []Edit) (string, error) {
 	}
 	replace := map[string]string{}
 	for path, text := range texts {
-		edited := filepath.Join(dir, strings.ReplaceAll(strings.TrimPrefix(path, "/"), "/", "_"))
+		// Not named .go: dir may be below the source, where `go build ./...` would find a package in it.
+		edited := filepath.Join(dir, strings.ReplaceAll(strings.TrimPrefix(path, "/"), "/", "_")+".edited")
 		if err := os.WriteFile(edited, []byte(text), 0o600); err != nil {
 			return "", err
 		}
