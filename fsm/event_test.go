@@ -137,7 +137,7 @@ func TestEventsHaveAFloor(t *testing.T) {
 func TestEventsSurviveSnapshots(t *testing.T) {
 	rng := rand.New(rand.NewPCG(1, 1))
 	from := newReplica(t)
-	historyOf(from, 60)
+	historyOf(from, 200)
 	data := streamOf(t, from)
 	at, end := fsm.Cursor{}, from.store.EventsEnd()
 	want, _, ok := from.store.Events(at, math.MaxInt)

@@ -313,7 +313,7 @@ func everyFault(t *testing.T, prepare func(*replica), step func(*replica) error,
 
 // historyOf applies n random entries to r and returns them.
 func historyOf(r *replica, n int) []*raft.Log {
-	random := fsmtest.NewRandom(8, r.store)
+	random := fsmtest.NewRandom(7, r.store)
 	var history []*raft.Log
 	for range n {
 		entry := random.Log(random.Entry())
