@@ -121,7 +121,14 @@ func (s *Server) trust() (audit.Trust, error) {
 	if err != nil {
 		return audit.Trust{}, fmt.Errorf("the first audit record: %w", err)
 	}
-	return audit.Trust{Cluster: inject.ClusterText(c.ID), Genesis: audit.LeafHash(leaf)}, nil
+	trust := audit.Trust{Cluster: inject.ClusterText(c.ID), Genesis: audit.LeafHash(leaf)}
+	for _, r := range c.Restored {
+		if leaf, err = s.node.Store().AuditLeaf(r.Record); err != nil {
+			return audit.Trust{}, fmt.Errorf("the record of a restore: %w", err)
+		}
+		trust.Restores = append(trust.Restores, audit.LeafHash(leaf))
+	}
+	return trust, nil
 }
 
 // recipientsOf parses one age recipient per operator. Keys that appear twice are a mistake: one person

@@ -35,7 +35,7 @@ func TestCheckpoints(t *testing.T) {
 		cp, ok = leader.Store().LatestCheckpoint()
 		return ok && cp.Size > last.Audit && len(cp.Signatures) == 3
 	})
-	if cp.Origin != cluster.Origin(c.ID) {
+	if cp.Origin != cluster.OriginOf(fsm.Cluster{ID: c.ID}) {
 		t.Errorf("origin %q", cp.Origin)
 	}
 	digest := sha256.Sum256(cp.NoteText())
@@ -67,7 +67,7 @@ func TestCheckpointsRefused(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		return fsm.Checkpoint{Origin: cluster.Origin(c.ID), Size: size, Root: root[:], Time: n.Store().Time()}
+		return fsm.Checkpoint{Origin: cluster.OriginOf(fsm.Cluster{ID: c.ID}), Size: size, Root: root[:], Time: n.Store().Time()}
 	}
 	if _, err := n.SignCheckpoint(t.Context(), make(3)); err != nil {
 		t.Fatalf("sign: %v", err)
@@ -213,7 +213,7 @@ func TestForgottenHead(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		return fsm.Checkpoint{Origin: cluster.Origin(c.ID), Size: size, Root: root[:], Time: n.Store().Time()}
+		return fsm.Checkpoint{Origin: cluster.OriginOf(fsm.Cluster{ID: c.ID}), Size: size, Root: root[:], Time: n.Store().Time()}
 	}
 	for name, change := range map[string]func() error{
 		"deleted":  func() error { return os.Remove(path) },

@@ -23,8 +23,25 @@ import (
 	"github.com/hizo/hizo/fsm"
 )
 
-// Origin names the audit log of a cluster in its checkpoints.
-func Origin(cluster [16]byte) string { return fmt.Sprintf("hizo/%x", cluster) }
+// OriginOf names the audit log of a cluster in its checkpoints. After a restore from a backup it is another log, which
+// may say something else about the same records: its first own record names the old one.
+func OriginOf(cl fsm.Cluster) string {
+	if n := len(cl.Restored); n > 0 {
+		return fmt.Sprintf("hizo/%x/%x", cl.ID, cl.Restored[n-1].ID)
+	}
+	return fmt.Sprintf("hizo/%x", cl.ID)
+}
+
+func noteDigest(cp fsm.Checkpoint) []byte {
+	digest := sha256.Sum256(cp.NoteText())
+	return digest[:]
+}
+
+// keyHint is how signed notes name a key (C2SP signed-note).
+func keyHint(pkix []byte) []byte {
+	sum := sha256.Sum256(pkix)
+	return sum[:4]
+}
 
 // signedHead is the last checkpoint that this node signed. It is kept outside state and snapshots, in a
 // file that only this node's HSM makes, and written before each signature: whoever rolls the state back,
@@ -85,7 +102,7 @@ func (n *Node) signCheckpoint(ctx context.Context, cp fsm.Checkpoint) ([]byte, e
 	if !ok {
 		return nil, ErrNotInitialised
 	}
-	if cp.Origin != Origin(cl.ID) || cp.Size == 0 || len(cp.Root) != tlog.HashSize {
+	if cp.Origin != OriginOf(cl) || cp.Size == 0 || len(cp.Root) != tlog.HashSize {
 		return nil, fmt.Errorf("%w: it is not of this cluster", ErrCheckpoint)
 	}
 	if err := n.waitAudit(ctx, cp.Size); err != nil {
@@ -133,7 +150,7 @@ func (n *Node) forgotten(cl fsm.Cluster, last head) error {
 	var me fsm.Member
 	for _, cp := range n.store.Checkpoints(last.Size + 1) {
 		i := slices.IndexFunc(cp.Signatures, func(s fsm.Signature) bool { return s.Node == n.cfg.ID })
-		if i < 0 || cp.Origin != Origin(cl.ID) {
+		if i < 0 || cp.Origin != OriginOf(cl) {
 			continue
 		}
 		if me.ID == "" {
@@ -229,7 +246,8 @@ func (n *Node) checkpointDuty(ctx context.Context, term uint64) {
 			return nil
 		}
 		signers := n.store.SignersAt(size)
-		due := !ok || time.Since(last) >= n.cfg.CheckpointEvery || !sameSigners(latest, signers) && time.Since(last) >= time.Second
+		asked := n.wanted.Load()
+		due := !ok || latest.Size < asked && size >= asked || time.Since(last) >= n.cfg.CheckpointEvery || !sameSigners(latest, signers) && time.Since(last) >= time.Second
 		if !due {
 			return nil
 		}
@@ -238,8 +256,11 @@ func (n *Node) checkpointDuty(ctx context.Context, term uint64) {
 		if err != nil {
 			return err
 		}
-		cp := fsm.Checkpoint{Origin: Origin(cl.ID), Size: size, Root: root[:], Time: n.store.Time()}
+		cp := fsm.Checkpoint{Origin: OriginOf(cl), Size: size, Root: root[:], Time: n.store.Time()}
 		before := n.store.SignersAt(max(latest.Size, 1)) // the first log record names the first signer
+		if ok && latest.Origin != cp.Origin {
+			before = signers // a restore began another log: those who signed the old one have no part in it
+		}
 		if cp.Signatures, err = n.collectSignatures(ctx, cp, before, signers); err != nil {
 			return err
 		}

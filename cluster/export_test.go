@@ -46,7 +46,7 @@ func (n *Node) SignCheckpoint(ctx context.Context, cp fsm.Checkpoint) ([]byte, e
 // CollectSignatures asks for a checkpoint over everything, as the leader does after one over size.
 func (n *Node) CollectSignatures(ctx context.Context, size uint64) ([]fsm.Signature, error) {
 	cl, _ := n.store.Cluster()
-	cp := fsm.Checkpoint{Origin: Origin(cl.ID), Size: n.store.AuditSize(), Time: n.store.Time()}
+	cp := fsm.Checkpoint{Origin: OriginOf(cl), Size: n.store.AuditSize(), Time: n.store.Time()}
 	root, err := n.store.TreeRoot(cp.Size)
 	if err != nil {
 		return nil, err

@@ -80,12 +80,15 @@ func (n *Node) Keyring() (*keyring.Keyring, error) {
 	return nil, ErrSealed
 }
 
-func (n *Node) loadKey(purpose string, generation uint32) (keyring.WrappedKey, error) {
-	k, ok := n.store.Key(purpose, generation)
-	if !ok {
-		return keyring.WrappedKey{}, keyring.ErrNoKey
+// storedKeys finds wrapped keys in a state.
+func storedKeys(store *fsm.Store) keyring.Loader {
+	return func(purpose string, generation uint32) (keyring.WrappedKey, error) {
+		k, ok := store.Key(purpose, generation)
+		if !ok {
+			return keyring.WrappedKey{}, keyring.ErrNoKey
+		}
+		return wrappedKey(k), nil
 	}
-	return wrappedKey(k), nil
 }
 
 func wrappedKey(k fsm.WrappedKey) keyring.WrappedKey {
@@ -102,11 +105,15 @@ var errWrongRoot = errors.New("the key that came out is not this cluster's root 
 // openRing opens the keyring under a root key that somebody claims to be the cluster's, after checking
 // that it is: by its fingerprint, and by the MAC of the cluster record.
 func (n *Node) openRing(root keyring.Root, cl fsm.Cluster) (*keyring.Keyring, error) {
+	return openRing(root, cl, storedKeys(n.store))
+}
+
+func openRing(root keyring.Root, cl fsm.Cluster, load keyring.Loader) (*keyring.Keyring, error) {
 	id := root.ID()
 	if !bytes.Equal(id[:], cl.RootID) {
 		return nil, errWrongRoot
 	}
-	ring, err := keyring.Open(root, cl.RootGeneration, cl.ID, n.loadKey)
+	ring, err := keyring.Open(root, cl.RootGeneration, cl.ID, load)
 	if err != nil {
 		return nil, fmt.Errorf("open the keyring: %w", err)
 	}

@@ -92,6 +92,11 @@ func (cfg *Config) defaults() error {
 	if cfg.ID == "" || cfg.DataDir == "" || cfg.Seal == nil || cfg.Directory == nil || cfg.Transport == nil {
 		return errors.New("a node needs an ID, a DataDir, a Seal, a Directory and a Transport")
 	}
+	cfg.fill()
+	return nil
+}
+
+func (cfg *Config) fill() {
 	if cfg.Logger == nil {
 		cfg.Logger = slog.New(slog.DiscardHandler)
 	}
@@ -111,8 +116,10 @@ func (cfg *Config) defaults() error {
 			os.Exit(code)
 		}
 	}
-	return nil
 }
+
+// halt stops the process: going on could lose or diverge data.
+func (cfg *Config) halt(err error) { cfg.Exit(1, err) }
 
 // Node is one member of a cluster, or one that is not a member yet. Its parts own their state:
 //
@@ -155,6 +162,7 @@ type Node struct {
 	resign  resignation
 	leaders leaderWatch
 	next    nextRoot
+	wanted  atomic.Uint64 // audit records that a checkpoint is wanted over at once
 
 	directory sync.Mutex // one refreshDirectory at a time
 }
@@ -178,6 +186,9 @@ func Open(cfg Config) (_ *Node, err error) {
 		}
 	}()
 
+	if err := finishRestore(cfg.DataDir); err != nil {
+		return nil, err
+	}
 	for _, dir := range []string{cfg.DataDir, n.path("state"), n.path("snapshots"), n.path("shares")} {
 		if err := os.MkdirAll(dir, 0o700); err != nil {
 			return nil, fmt.Errorf("data directory: %w", err)

@@ -274,6 +274,8 @@ func (t *tx) dispatch(cmd *Command, body any, before *request, first bool) outco
 		return t.operatorsCommit(body)
 	case *OperatorsAbort:
 		return t.operatorsAbort(body)
+	case *Backup:
+		return t.backup(body)
 	case *LeaseRolePut:
 		return t.leaseRolePut(body)
 	case *LeaseRoleDelete:
@@ -338,7 +340,7 @@ func wellFormed(cmd *Command) bool {
 		switch cmd.Audits[i].Decision {
 		case Allowed:
 			switch cmd.Audits[i].Action {
-			case ActionGenesis, ActionJoin, ActionApprove, ActionRemove:
+			case ActionGenesis, ActionJoin, ActionApprove, ActionRemove, ActionBackup, ActionRestore:
 				if own == "" {
 					return false
 				}

@@ -29,6 +29,8 @@ func signerAction(k Kind) string {
 		return ActionApprove
 	case KindMemberRemove:
 		return ActionRemove
+	case KindBackup:
+		return ActionBackup
 	}
 	return ""
 }

@@ -334,6 +334,8 @@ func NewBody(kind Kind) (body any, known bool) {
 		return new(OperatorsConfirm), true
 	case KindOperatorsCommit:
 		return new(OperatorsCommit), true
+	case KindBackup:
+		return new(Backup), true
 	case KindOperatorsAbort:
 		return new(OperatorsAbort), true
 	case KindLevelRaise:

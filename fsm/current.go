@@ -97,7 +97,7 @@ func (s *Store) removeStale() {
 		return
 	}
 	for _, name := range names {
-		if strings.HasPrefix(name, databasePrefix) && name != s.db.name {
+		if name == exportDir || strings.HasPrefix(name, databasePrefix) && name != s.db.name {
 			if err := s.fs.RemoveAll(s.fs.PathJoin(s.dir, name)); err != nil {
 				s.log.Error("state store: removing an unused database", "name", name, "error", err)
 			}

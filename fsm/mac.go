@@ -62,7 +62,11 @@ func (c Cluster) MACBody() []byte {
 		number(uint64(c.RootGeneration)).bytes(c.RootID).number(uint64(c.MACGeneration)).
 		number(uint64(c.AuditGeneration)).bytes(c.AuditPublicKey).bytes(c.CA).bytes(c.OperatorDeal).
 		bytes(c.OperatorKey).bytes(c.OperatorRoot)
-	return recipients(t, c.OperatorRecipients)
+	t = recipients(t, c.OperatorRecipients)
+	for _, r := range c.Restored {
+		t = t.bytes(r.ID).number(r.Record)
+	}
+	return t
 }
 
 // MACDomain of a member.

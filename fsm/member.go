@@ -13,7 +13,7 @@ func (t *tx) genesis(b *Genesis) outcome {
 	if t.cluster() != nil {
 		return refuse(CodeInitialised)
 	}
-	if b.Cluster.ID == [16]byte{} || !segment(b.Member.ID) || len(b.Member.Key) == 0 {
+	if b.Cluster.ID == [16]byte{} || len(b.Cluster.Restored) > 0 || !segment(b.Member.ID) || len(b.Member.Key) == 0 {
 		return refuse(CodeInvalid)
 	}
 	if b.Cluster.RequireHardware && b.Member.SealKind == SealSoftware {

@@ -191,6 +191,8 @@ func newObject(name string) object {
 		return new(marker)
 	case keyConsumers:
 		return new(consumerCount)
+	case ObjBackup:
+		return new(Backup)
 	case "leaserole":
 		return new(LeaseRole)
 	case "leaseterms":

@@ -12,12 +12,13 @@ type Cluster struct {
 	RootID             []byte // public fingerprint of the root key, to recognise a right one
 	MACGeneration      uint32
 	AuditGeneration    uint32
-	AuditPublicKey     []byte   // HPKE; for records of a sealed node
-	CA                 []byte   // PEM certificate of the client CA
-	OperatorDeal       []byte   // crypto/shares.Deal, encoded
-	OperatorKey        []byte   // HPKE public key derived from the operators' seed
-	OperatorRoot       []byte   // root key sealed to OperatorKey
-	OperatorRecipients []string // age recipients of the operators, in the order of their shares
+	AuditPublicKey     []byte    // HPKE; for records of a sealed node
+	CA                 []byte    // PEM certificate of the client CA
+	OperatorDeal       []byte    // crypto/shares.Deal, encoded
+	OperatorKey        []byte    // HPKE public key derived from the operators' seed
+	OperatorRoot       []byte    // root key sealed to OperatorKey
+	OperatorRecipients []string  // age recipients of the operators, in the order of their shares
+	Restored           []Restore // the restores from backups so far
 	MAC                []byte
 
 	NodeEpoch    uint64 // epoch of the committed deal; 0: no node set yet

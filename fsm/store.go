@@ -71,6 +71,8 @@ type Store struct {
 	listeners sync.Mutex
 	notify    chan struct{} // closed at the next entry; nil: nobody waits
 
+	exporting sync.Mutex // one Export at a time
+
 	// applying is held by whoever may write: Apply, Restore, StoreConfiguration, and a snapshot that moves the position.
 	applying sync.Mutex
 	// owned by the holder of applying

@@ -149,28 +149,46 @@ func lineOf(leaf []byte) (leafLine, error) {
 type Trust struct {
 	Cluster string
 	Genesis tlog.Hash
+	// Restores are the hashes of the records by which restores from backups are trusted: who signs from there on, the
+	// members of before cannot say.
+	Restores []tlog.Hash
 }
 
 const trustWord = "hizo-trust-v1"
 
 // String is the line that trust files hold.
 func (t Trust) String() string {
-	return trustWord + " " + t.Cluster + " " + hex.EncodeToString(t.Genesis[:])
+	text := trustWord + " " + t.Cluster + " " + hex.EncodeToString(t.Genesis[:])
+	for _, r := range t.Restores {
+		text += " " + hex.EncodeToString(r[:])
+	}
+	return text
 }
+
+// maxRestores bounds a trust file.
+const maxRestores = 64
 
 // ParseTrust reads a trust file: one line, white space around it is ignored.
 func ParseTrust(text string) (Trust, error) {
 	fields := strings.Fields(text)
 	bad := fmt.Errorf("not a trust file: it holds one line %q, as `hizo cluster init` prints it", trustWord+" CLUSTER FINGERPRINT")
-	if len(fields) != 3 || fields[0] != trustWord {
+	if len(fields) < 3 || len(fields) > 3+maxRestores || fields[0] != trustWord || strings.ToLower(text) != text {
 		return Trust{}, bad
 	}
-	cluster, err1 := hex.DecodeString(fields[1])
-	genesis, err2 := hex.DecodeString(fields[2])
 	t := Trust{Cluster: fields[1]}
-	if err1 != nil || err2 != nil || len(cluster) != 16 || len(genesis) != len(t.Genesis) || strings.ToLower(text) != text {
+	if cluster, err := hex.DecodeString(fields[1]); err != nil || len(cluster) != 16 {
 		return Trust{}, bad
 	}
-	copy(t.Genesis[:], genesis)
+	for i, field := range fields[2:] {
+		var h tlog.Hash
+		if b, err := hex.DecodeString(field); err != nil || copy(h[:], b) != len(b) || len(b) != len(h) {
+			return Trust{}, bad
+		}
+		if i == 0 {
+			t.Genesis = h
+		} else {
+			t.Restores = append(t.Restores, h)
+		}
+	}
 	return t, nil
 }

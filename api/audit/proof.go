@@ -17,7 +17,7 @@ func CheckProof(leaf []byte, path [][]byte, checkpoint string, known State) erro
 	if err != nil {
 		return err
 	}
-	if n.Origin != Origin(known.Cluster) {
+	if n.Origin != known.Origin() {
 		return fmt.Errorf("the checkpoint is of another log: %s", n.Origin)
 	}
 	if err := n.CheckSignatures(known.Signers, nil); err != nil {

@@ -40,11 +40,14 @@ type State struct {
 	Edge    []tlog.Hash `json:"edge"` // roots of the complete subtrees, largest first
 	Signers Signers     `json:"signers"`
 	Time    int64       `json:"time"` // of the newest checkpoint
+
+	Restores []tlog.Hash `json:"restores,omitempty"` // records of restores that are trusted
+	Restore  string      `json:"restore,omitempty"`  // the last one: it began a log of another origin
 }
 
 // Begin is the state before the first record.
 func (t Trust) Begin() State {
-	return State{Cluster: t.Cluster, Genesis: t.Genesis, Signers: Signers{}}
+	return State{Cluster: t.Cluster, Genesis: t.Genesis, Signers: Signers{}, Restores: t.Restores}
 }
 
 // Report of a successful verification.
@@ -208,7 +211,7 @@ func (v *verifier) leaf(line []byte) error {
 	if r.Seq == 0 && h != v.state.Genesis {
 		return v.fault("the first record is not the trusted one")
 	}
-	if err := v.signer(r); err != nil {
+	if err := v.signer(r, h); err != nil {
 		return err
 	}
 	v.tree.add(h)
@@ -220,47 +223,26 @@ const (
 	actionGenesis = "genesis"
 	actionApprove = "approve"
 	actionRemove  = "remove"
+	actionBackup  = "backup"
+	actionRestore = "restore"
 	outcomeOK     = 1
 	detailAgain   = "duplicate" // a retry of what was done before
 )
 
 // signer follows the members through the records.
-func (v *verifier) signer(r Record) error {
-	if r.Outcome != outcomeOK {
-		return nil
-	}
-	switch r.Action {
-	case actionGenesis, actionApprove, actionRemove:
-	default:
-		return nil
-	}
-	if r.Detail == detailAgain {
-		return nil
-	}
-	cluster, node, key, err := parseMember(r.Detail)
-	if err != nil || cluster != v.state.Cluster {
-		return v.fault("a record of membership without a readable member")
-	}
-	switch {
-	case r.Action == actionRemove:
-		delete(v.live, node)
-	case r.Action == actionGenesis && r.Seq != 0:
-		return v.fault("a second genesis")
-	default:
-		v.live[node] = key
-	}
-	if r.Action == actionGenesis {
-		v.state.Signers = maps.Clone(v.live) // trusted by its fingerprint
+func (v *verifier) signer(r Record, hash tlog.Hash) error {
+	if err := v.state.follow(r, hash, v.live); err != nil {
+		return v.fault("%v", err)
 	}
 	return nil
 }
 
 // Member reads the member out of a record that makes a node a signer.
 func Member(action, detail string) (node string, key []byte, ok bool) {
-	if action != actionGenesis && action != actionApprove {
+	if action != actionGenesis && action != actionApprove && action != actionRestore {
 		return "", nil, false
 	}
-	_, node, key, err := parseMember(detail)
+	_, node, key, _, err := parseSigner(action, detail)
 	return node, key, err == nil
 }
 
@@ -296,7 +278,7 @@ func (v *verifier) checkpoint(line []byte) error {
 		return &Fault{Line: v.line, From: v.state.Size, Seq: max(v.tree.size, 1) - 1, Why: fmt.Sprintf(format, args...)}
 	}
 	switch {
-	case n.Origin != Origin(v.state.Cluster):
+	case n.Origin != v.state.Origin():
 		return bad("a checkpoint of another log")
 	case n.Size != v.tree.size:
 		return bad("a checkpoint over %d records stands behind %d", n.Size, v.tree.size)

@@ -13,6 +13,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"reflect"
 	"strings"
 	"testing"
 
@@ -390,7 +391,7 @@ func TestGoesOnWhereTheLastOneEnded(t *testing.T) {
 func TestTrustText(t *testing.T) {
 	trust := audit.Trust{Cluster: clusterID, Genesis: tlog.Hash{1, 2, 3}}
 	got, err := audit.ParseTrust(trust.String() + "\n")
-	if err != nil || got != trust {
+	if err != nil || !reflect.DeepEqual(got, trust) {
 		t.Errorf("got %v, %v", got, err)
 	}
 	for _, bad := range []string{"", "hizo-trust-v1", "hizo-trust-v2 " + clusterID + " " + strings.Repeat("0", 64),

@@ -299,7 +299,7 @@ func (c *auditProveCmd) Run(s *session) error {
 		if err != nil {
 			return err
 		}
-		if note.Origin != audit.Origin(state.Cluster) {
+		if note.Origin != state.Origin() {
 			return errors.New("the proof is of another cluster than the state: pass the state of this cluster")
 		}
 		if err := note.CheckSignatures(state.Signers, nil); err != nil {
@@ -418,6 +418,16 @@ func (c *auditVerifyCmd) vouched(r audit.Report) error {
 func (c *auditVerifyCmd) begin() (audit.State, error) {
 	if c.State != "" {
 		state, err := readState(c.State)
+		if err == nil && c.Trust != "" {
+			trust, err := readTrust(c.Trust)
+			if err != nil {
+				return state, err
+			}
+			if trust.Cluster != state.Cluster || trust.Genesis != state.Genesis {
+				return state, fmt.Errorf("%s and %s are of different clusters", c.Trust, c.State)
+			}
+			state.Restores = trust.Restores // of a restore since then only the trust file knows
+		}
 		if err == nil || !errors.Is(err, os.ErrNotExist) {
 			return state, err
 		}
@@ -425,15 +435,16 @@ func (c *auditVerifyCmd) begin() (audit.State, error) {
 	if c.Trust == "" {
 		return audit.State{}, errors.New("nothing is trusted yet: pass --trust FILE, which `hizo cluster init` wrote")
 	}
-	b, err := readFile(c.Trust, 4<<10)
+	trust, err := readTrust(c.Trust)
+	return trust.Begin(), err
+}
+
+func readTrust(path string) (audit.Trust, error) {
+	b, err := readFile(path, 8<<10)
 	if err != nil {
-		return audit.State{}, fmt.Errorf("trust file: %w", err)
+		return audit.Trust{}, fmt.Errorf("trust file: %w", err)
 	}
-	trust, err := audit.ParseTrust(string(b))
-	if err != nil {
-		return audit.State{}, err
-	}
-	return trust.Begin(), nil
+	return audit.ParseTrust(string(b))
 }
 
 func readState(path string) (audit.State, error) {

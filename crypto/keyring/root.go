@@ -2,6 +2,7 @@ package keyring
 
 import (
 	"crypto/hkdf"
+	"crypto/hmac"
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
@@ -71,6 +72,22 @@ func (r Root) ID() RootID {
 	}
 	copy(id[:], b.Reveal())
 	return id
+}
+
+// BackupMAC authenticates a backup's digest (HMAC-SHA256) under a key that only the root key of that time gives: an
+// older root, whose shares others may have, does not make it.
+func BackupMAC(root Root, cluster [16]byte, digest []byte) ([]byte, error) {
+	if !root.Valid() {
+		return nil, ErrRoot
+	}
+	key, err := derive(root.key, nil, "hizo/root/backup/v1", 32)
+	if err != nil {
+		return nil, err
+	}
+	defer key.Wipe()
+	h := hmac.New(sha256.New, key.Reveal())
+	h.Write(aad.Tuple("hizo/mac/backup/1", cluster[:], digest))
+	return h.Sum(nil), nil
 }
 
 // Context is what a wrapped root key is bound to.

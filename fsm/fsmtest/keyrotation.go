@@ -60,6 +60,12 @@ func (r *Random) keys(who, vault string) fsm.Command {
 			Deal: []byte("deal"), OperatorRoot: []byte("root"), MAC: []byte("mac"),
 		})
 	case 9:
+		if r.rng.IntN(2) == 0 {
+			return r.Command(fsm.KindBackup, who, "", "", fsm.Backup{
+				Name: r.name("backup", 4), Digest: make([]byte, sha256.Size), MAC: make([]byte, sha256.Size), Bytes: 7,
+				Records: uint64(r.rng.IntN(int(r.store.AuditSize()) + 2)), Index: r.store.Position().Index,
+			})
+		}
 		return r.Command(fsm.KindOperatorsAbort, who, "keys.operators", "", fsm.OperatorsAbort{Deal: []byte("deal")})
 	default:
 		body := fsm.KeyRewrap{Vault: vault, Generation: newest}
