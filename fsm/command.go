@@ -90,7 +90,7 @@ const (
 	KindOperatorsAbort   Kind = 157 // OperatorsAbort
 
 	KindLevelRaise Kind = 170 // LevelRaise
-	KindBackup Kind = 180 // Backup (duty)
+	KindBackup     Kind = 180 // Backup (duty)
 )
 
 // EntryFormat is the format version of Entry this build writes.
