@@ -42,6 +42,12 @@ func (c *counter) enter(addr netip.Addr) bool {
 	return true
 }
 
+func (c *counter) count() int {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.all
+}
+
 func (c *counter) leave(addr netip.Addr) {
 	c.mu.Lock()
 	defer c.mu.Unlock()

@@ -39,6 +39,7 @@ type gate struct {
 	policy     policies
 	federation federation
 	floods     *floods
+	meters     *meters
 }
 
 // footing is what a call stands on: the state and the keys of an unsealed leader.
@@ -201,7 +202,7 @@ func (g *gate) do(ctx context.Context, c *call) (*answer, error) {
 		}
 		r := &round{footing: foot, number: n, origin: from, request: request, now: g.now(foot.store)}
 		if r.caller, err = g.authenticate(r); err != nil {
-			g.floods.forged(r, err)
+			g.forged(r, err)
 			return nil, err
 		}
 		if r.targets = c.targets; c.self != "" {
@@ -215,6 +216,7 @@ func (g *gate) do(ctx context.Context, c *call) (*answer, error) {
 		if n == 0 {
 			if wait, ok := r.caller.allow(g.clock(), r.targets[0].action); !ok {
 				g.floods.stop(r, fsm.Failed)
+				g.meters.limited.Add(1)
 				return nil, rateLimited(wait)
 			}
 		}
@@ -237,6 +239,14 @@ func (g *gate) foot(c *call) (footing, error) {
 	return g.standing()
 }
 
+// forged counts what could not be decided because a stored record was changed outside the cluster.
+func (g *gate) forged(r *round, err error) {
+	if errors.Is(err, keyring.ErrMAC) {
+		g.meters.forged.Add(1)
+	}
+	g.floods.forged(r, err)
+}
+
 // errSuperseded says that a round has to be repeated.
 var errSuperseded = errors.New("superseded")
 
@@ -244,7 +254,7 @@ var errSuperseded = errors.New("superseded")
 func (g *gate) try(ctx context.Context, c *call, r *round) (*answer, error) {
 	verdicts, err := g.authorise(r)
 	if err != nil {
-		g.floods.forged(r, err)
+		g.forged(r, err)
 		return nil, err
 	}
 	if v := firstDenied(verdicts); v != nil {
@@ -322,6 +332,9 @@ func sent[T any](out *T, err error) (*T, error) {
 
 // refuse records a denial, and only then says no.
 func (g *gate) refuse(ctx context.Context, c *call, r *round, verdicts []*verdict, why *verdict) error {
+	for i := range r.targets {
+		g.meters.denied(r.targets[i].action)
+	}
 	if !g.floods.own(r, fsm.Denied) {
 		return rateLimited(g.limits.Denials.Every)
 	}

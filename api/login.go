@@ -108,6 +108,7 @@ func (s *authService) login(ctx context.Context, l *login) (*hizov1.LoginRespons
 				guessed = name.Principal{} // 256 random bits: a fleet of runs must not lock itself out
 			}
 			if wait, ok := s.gate.floods.attempt(from.addr, guessed); !ok {
+				s.meters.limited.Add(1)
 				return nil, rateLimited(wait)
 			}
 		}
@@ -121,6 +122,7 @@ func (s *authService) login(ctx context.Context, l *login) (*hizov1.LoginRespons
 		} else {
 			var out *hizov1.LoginResponse
 			if out, err = s.admit(ctx, l, r); err == nil {
+				s.meters.login(l.method, true)
 				return out, nil
 			}
 		}
@@ -159,6 +161,7 @@ func (s *authService) failed(ctx context.Context, l *login, r *loginRound) error
 	if err := outcome(result); err != nil {
 		return err
 	}
+	s.meters.login(l.method, false)
 	if l.why != "" {
 		return errFederated()
 	}

@@ -82,20 +82,22 @@ type Config struct {
 
 // Server serves the API of one node.
 type Server struct {
-	conf      Config
-	node      Node
-	limits    Limits
-	log       *slog.Logger
-	gate      *gate
-	hasher    *auth.Hasher
-	paths     *reservations
-	tails     chan struct{} // held by open tails and exports
-	watches   chan struct{} // held by open watches of the health service
-	streams   *streams      // open watches of secrets
-	hub       *hub
-	beats     beats
-	strangers *counter // calls under way without a token of this cluster
-	grpc      *grpc.Server
+	conf        Config
+	node        Node
+	limits      Limits
+	log         *slog.Logger
+	gate        *gate
+	hasher      *auth.Hasher
+	paths       *reservations
+	tails       chan struct{} // held by open tails and exports
+	watches     chan struct{} // held by open watches of the health service
+	streams     *streams      // open watches of secrets
+	hub         *hub
+	beats       beats
+	meters      *meters
+	strangers   *counter // calls under way without a token of this cluster
+	connections *counter // open
+	grpc        *grpc.Server
 
 	ctx  context.Context // ends open streams and background work
 	stop context.CancelFunc
@@ -122,15 +124,17 @@ func NewServer(c Config) (*Server, error) {
 		conf: c, node: c.Node, limits: c.Limits, log: c.Logger.With("component", "api"), hasher: hasher,
 		paths: newReservations(), tails: make(chan struct{}, c.Limits.Tails),
 		watches: make(chan struct{}, c.Limits.Watches), strangers: newCounter(c.Limits.Strangers, c.Limits.StrangersEach),
+		connections: newCounter(c.Limits.Connections, c.Limits.ConnectionsEach), meters: newMeters(),
 	}
 	s.gate = &gate{
 		node: c.Node, limits: c.Limits, clock: c.Clock, log: s.log,
-		callers: newCallers(), verdict: newVerdicts(), floods: newFloods(c.Limits),
+		callers: newCallers(), verdict: newVerdicts(), floods: newFloods(c.Limits), meters: s.meters,
 		federation: federation{fetcher: issuer.NewFetcher(time.Now, s.log)},
 	}
 	s.streams, s.hub = newStreams(c.Limits.Watchers, c.Limits.WatchersEach), newHub(c.Node.Store())
 	s.grpc = grpc.NewServer(s.options()...)
 	s.register(s.grpc)
+	s.meters.register(s.grpc.GetServiceInfo())
 	s.ctx, s.stop = context.WithCancel(context.Background())
 	s.wg.Go(func() { s.gate.recordFloods(s.ctx) })
 	s.wg.Go(func() { s.hub.follow(s.ctx) })
@@ -158,7 +162,7 @@ func (s *Server) register(r *grpc.Server) {
 
 // Serve serves clients on listener until Shutdown.
 func (s *Server) Serve(listener net.Listener) error {
-	bounded := &connections{Listener: listener, open: newCounter(s.limits.Connections, s.limits.ConnectionsEach)}
+	bounded := &connections{Listener: listener, open: s.connections}
 	if err := s.grpc.Serve(bounded); !errors.Is(err, grpc.ErrServerStopped) {
 		return err
 	}

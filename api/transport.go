@@ -155,6 +155,7 @@ func (s *Server) panicked(method string, p any) error {
 // audit log, messages are nowhere.
 func (s *Server) finish(ctx context.Context, method string, begin time.Time, err error) error {
 	err = s.form(ctx, method, err)
+	s.meters.called(method, status.Code(err), begin)
 	if s.log.Enabled(ctx, slog.LevelDebug) {
 		s.log.Debug("request", "method", method, "code", status.Code(err), "client", clientAddr(ctx), "took", time.Since(begin))
 	}

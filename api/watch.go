@@ -375,6 +375,12 @@ func newStreams(all, each int) *streams {
 	return &streams{all: all, each: each, by: make(map[string]int)}
 }
 
+func (s *streams) count() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.open
+}
+
 func (s *streams) enter(principal string) (leave func(), err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -8,6 +8,7 @@ import (
 
 	"github.com/hashicorp/raft"
 
+	"github.com/hizo/hizo/cluster/meter"
 	"github.com/hizo/hizo/cluster/peerpb"
 )
 
@@ -187,7 +188,7 @@ type leaderWatch struct {
 	done     chan struct{}
 }
 
-func (w *leaderWatch) follow(r *raft.Raft) {
+func (w *leaderWatch) follow(r *raft.Raft, changes *meter.Counter) {
 	seen := make(chan raft.Observation, 16)
 	w.changed, w.done = make(chan struct{}), make(chan struct{})
 	// Not blocking: a change that finds the channel full comes with one that will be told anyway.
@@ -200,6 +201,7 @@ func (w *leaderWatch) follow(r *raft.Raft) {
 		for {
 			select {
 			case <-seen:
+				changes.Add(1)
 			case <-w.done:
 				return
 			}

@@ -139,6 +139,7 @@ type Node struct {
 	raft   *raft.Raft
 	notify chan bool
 
+	meter    *nodeMeter
 	proposer *proposer
 	keys     keys
 	shares   *shareFiles
@@ -173,7 +174,7 @@ func Open(cfg Config) (_ *Node, err error) {
 	if err := cfg.defaults(); err != nil {
 		return nil, err
 	}
-	n := &Node{cfg: cfg, log: cfg.Logger.With("component", "cluster"), notify: make(chan bool, 16)}
+	n := &Node{cfg: cfg, log: cfg.Logger.With("component", "cluster"), notify: make(chan bool, 16), meter: newNodeMeter()}
 	n.keys.dropped = make(chan struct{}, 1)
 	n.ctx, n.cancel = context.WithCancelCause(context.Background())
 	var undo []func()
@@ -227,7 +228,7 @@ func Open(cfg Config) (_ *Node, err error) {
 	n.peers = newPeerClients(cfg.Transport)
 	n.serve()
 
-	n.leaders.follow(n.raft)
+	n.leaders.follow(n.raft, &n.meter.leaderChanges)
 	n.wg.Go(n.followState)
 	n.wg.Go(n.followLeadership)
 	n.wg.Go(n.unsealLoop)

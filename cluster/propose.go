@@ -9,6 +9,7 @@ import (
 
 	"github.com/hashicorp/raft"
 
+	"github.com/hizo/hizo/cluster/meter"
 	"github.com/hizo/hizo/fsm"
 )
 
@@ -50,6 +51,7 @@ type proposer struct {
 	stop  chan struct{}
 	wg    sync.WaitGroup
 	pool  sync.Pool
+	meter *proposerMeter
 
 	mu     sync.Mutex
 	state  proposerState
@@ -66,6 +68,23 @@ type proposer struct {
 	landed   chan struct{} // closed when an entry has landed; nil while nobody waits for it
 }
 
+// proposerMeter counts records by what became of them, and measures.
+type proposerMeter struct {
+	committed, refused, overloaded, unknown meter.Counter
+
+	latency *meter.Histogram // ns from the queue to the answer, of committed records
+	records *meter.Histogram // of one entry
+	bytes   *meter.Histogram // of one entry
+}
+
+func newProposerMeter() *proposerMeter {
+	return &proposerMeter{
+		latency: meter.NewDurations(),
+		records: meter.NewHistogram(1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024),
+		bytes:   meter.NewHistogram(1<<10, 4<<10, 16<<10, 64<<10, 128<<10, 256<<10, 1<<20),
+	}
+}
+
 type proposerState uint8
 
 const (
@@ -78,6 +97,7 @@ const (
 // done is signalled; after a withdrawal by timeout nobody reuses it.
 type proposal struct {
 	record []byte
+	since  time.Time     // in the queue
 	done   chan struct{} // capacity 1
 	result fsm.Result
 	err    error
@@ -85,6 +105,7 @@ type proposal struct {
 
 // flight is one entry that was handed to raft.
 type flight struct {
+	meter   *proposerMeter
 	batch   []*proposal
 	records [][]byte // copied from batch: once shutdown has answered a proposal, its caller reuses it
 	once    sync.Once
@@ -96,6 +117,7 @@ func newProposer(r applier, now func() int64, leader func() LeaderInfo, leads fu
 		wake: make(chan struct{}, 1), slots: make(chan struct{}, entriesAtOnce), stop: make(chan struct{}),
 		flying: make(map[*flight]struct{}),
 		why:    errNotLeading,
+		meter:  newProposerMeter(),
 	}
 	p.pool.New = func() any { return &proposal{done: make(chan struct{}, 1)} }
 	p.wg.Go(p.run)
@@ -185,7 +207,7 @@ func (p *proposer) propose(ctx context.Context, record []byte, enqueued func()) 
 		return fsm.Result{}, fmt.Errorf("nothing was proposed: %w", err)
 	}
 	it := p.pool.Get().(*proposal)
-	it.record = record
+	it.record, it.since = record, time.Now()
 	if err := p.enqueue(it); err != nil {
 		p.recycle(it)
 		return fsm.Result{}, err
@@ -224,10 +246,12 @@ func (p *proposer) enqueue(it *proposal) error {
 	if p.state == proposerClosed && !p.expected() {
 		why := p.why
 		p.mu.Unlock()
+		p.meter.refused.Add(1)
 		return p.reason(why)
 	}
 	if len(p.queue) >= maxQueueCount || p.bytes+len(it.record) > maxQueueBytes {
 		p.mu.Unlock()
+		p.meter.overloaded.Add(1)
 		return ErrOverloaded
 	}
 	p.queue = append(p.queue, it)
@@ -289,6 +313,7 @@ func (p *proposer) refuse(refused []*proposal, why error) {
 	if len(refused) == 0 {
 		return
 	}
+	p.meter.refused.Add(len(refused))
 	err := p.reason(why)
 	for _, it := range refused {
 		it.err = err
@@ -359,7 +384,7 @@ func (p *proposer) take() (*flight, int64) {
 		}
 		n++
 	}
-	f := &flight{batch: make([]*proposal, n), records: make([][]byte, n)}
+	f := &flight{meter: p.meter, batch: make([]*proposal, n), records: make([][]byte, n)}
 	copy(f.batch, p.queue)
 	for i, it := range f.batch {
 		f.records[i] = it.record
@@ -382,6 +407,8 @@ func (p *proposer) send(f *flight, at int64) {
 		f.fail(err)
 		return
 	}
+	p.meter.records.Observe(int64(len(f.records)))
+	p.meter.bytes.Observe(int64(len(data)))
 	// No timeout: raft's main loop takes it, or answers ErrRaftShutdown. Callers wait under their own
 	// contexts. Entries must be handed over in order, so this is not done by the waiting goroutine.
 	future := p.raft.ApplyLog(raft.Log{Data: data}, 0)
@@ -414,6 +441,11 @@ func (p *proposer) land(f *flight) {
 
 func (f *flight) fail(err error) {
 	f.once.Do(func() {
+		if _, unknown := errors.AsType[*UnknownOutcomeError](err); unknown {
+			f.meter.unknown.Add(len(f.batch))
+		} else {
+			f.meter.refused.Add(len(f.batch))
+		}
 		for _, it := range f.batch {
 			it.err = err
 			it.done <- struct{}{}
@@ -433,7 +465,10 @@ func (f *flight) finish(response any) {
 		return
 	}
 	f.once.Do(func() {
+		f.meter.committed.Add(len(f.batch))
+		now := time.Now() // once for the entry: asking costs as much as counting
 		for i, it := range f.batch {
+			f.meter.latency.Observe(int64(now.Sub(it.since)))
 			it.result = results[i]
 			it.done <- struct{}{}
 		}
@@ -447,8 +482,8 @@ func (p *proposer) direct(ctx context.Context, record []byte, at int64) (fsm.Res
 	if err != nil {
 		return fsm.Result{}, err
 	}
-	it := &proposal{record: record, done: make(chan struct{}, 1)}
-	f := &flight{batch: []*proposal{it}}
+	it := &proposal{record: record, since: time.Now(), done: make(chan struct{}, 1)}
+	f := &flight{meter: p.meter, batch: []*proposal{it}}
 	future := p.raft.ApplyLog(raft.Log{Data: data}, 0)
 	go func() {
 		if err := future.Error(); err != nil {

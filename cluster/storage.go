@@ -30,7 +30,7 @@ func (n *Node) openStorage(rc *raft.Config, undo *[]func()) error {
 	}
 	n.snaps = snaps
 	logs, err := logstore.Open(n.path("raft.db"), logstore.Config{
-		Snapshot: snaps.Newest, Exit: n.fatal, Logger: n.cfg.Logger,
+		Snapshot: snaps.Newest, Exit: n.fatal, Logger: n.cfg.Logger, Appends: n.meter.appends,
 	})
 	if err != nil {
 		return fmt.Errorf("open the log: %w", err)
@@ -67,6 +67,7 @@ func (n *Node) snapshotLoop() {
 			continue
 		}
 		if err := n.raft.Snapshot().Error(); err != nil {
+			n.meter.snapshotFailures.Add(1)
 			n.log.Info("no snapshot now", "error", err)
 		}
 	}

@@ -76,6 +76,13 @@ func (c *cache) put(name string, o object) {
 	}
 }
 
+// size is how many bytes are in use, about.
+func (c *cache) size() int {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.used
+}
+
 func (c *cache) push(e *cached) {
 	e.prev, e.next = &c.root, c.root.next
 	e.prev.next, e.next.prev = e, e

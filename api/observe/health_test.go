@@ -85,7 +85,7 @@ func TestReadyTellsWhyNot(t *testing.T) {
 	s := listen(t, first.ID)
 	await(t, s, observe.Starting)
 	alive(t, s)
-	s.Attach(first)
+	s.Attach(first, observe.Parts{})
 	await(t, s, observe.NotInitialised)
 	alive(t, s)
 	c.Init()
@@ -149,7 +149,7 @@ func TestHangingStateIsNotAlive(t *testing.T) {
 	c := clustertest.New(t, clustertest.Options{Nodes: 1})
 	node := &hanging{Node: c.Nodes[0].Node, release: make(chan struct{}), asked: make(chan struct{}, 16)}
 	s := listen(t, "n1")
-	s.Attach(node)
+	s.Attach(node, observe.Parts{})
 	for range 2 {
 		ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
 		if s.Answers(ctx) {

@@ -17,6 +17,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/hizo/hizo/api"
 	"github.com/hizo/hizo/cluster"
 	"github.com/hizo/hizo/fsm"
 )
@@ -24,16 +25,18 @@ import (
 // Node is what is watched; *cluster.Node is one.
 type Node interface {
 	Status() cluster.Status
+	Numbers() cluster.Numbers
 	LeaderPosition(ctx context.Context) (uint64, error)
 	Store() *fsm.Store
 }
 
 // Config of a Server.
 type Config struct {
-	Listen string
-	Node   string // name
-	Logger *slog.Logger
-	Clock  func() time.Time // default time.Now
+	Listen  string
+	Node    string // name
+	Version string
+	Logger  *slog.Logger
+	Clock   func() time.Time // default time.Now
 }
 
 // Server is the observe listener. It is up before its node is, so that a probe does not take a node for dead that reads
@@ -44,6 +47,9 @@ type Server struct {
 	http *http.Server
 	addr net.Addr
 	lag  *lag
+
+	healthy sealHealth
+	slow    slowly
 
 	node     atomic.Pointer[attached]
 	stopping atomic.Bool
@@ -59,7 +65,19 @@ type Server struct {
 }
 
 // attached is the node once it is open.
-type attached struct{ Node }
+type attached struct {
+	Node
+	Parts
+}
+
+// Parts are what else there is to show; each may be nil.
+type Parts struct {
+	Calls Calls
+	Seal  Seal
+}
+
+// Calls are counted by the API; *api.Server counts them.
+type Calls interface{ Numbers() api.Numbers }
 
 // Applied is how far its state is.
 func (a *attached) Applied() uint64 { return a.Store().Position().Index }
@@ -81,6 +99,7 @@ func Listen(cfg Config) (*Server, error) {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /healthz", s.healthz)
 	mux.HandleFunc("GET /readyz", s.readyz)
+	mux.Handle("GET /metrics", s.handler())
 	s.http = &http.Server{
 		Handler: mux, ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 5 * time.Second, WriteTimeout: 30 * time.Second,
 		IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 16 << 10, ErrorLog: slog.NewLogLogger(s.log.Handler(), slog.LevelDebug),
@@ -97,9 +116,12 @@ func Listen(cfg Config) (*Server, error) {
 func (s *Server) Addr() string { return s.addr.String() }
 
 // Attach shows a node that has opened. It is called once.
-func (s *Server) Attach(node Node) {
-	a := &attached{node}
+func (s *Server) Attach(node Node, parts Parts) {
+	a := &attached{node, parts}
 	s.node.Store(a)
+	if parts.Seal != nil {
+		s.followers.Go(func() { s.healthy.follow(s.ctx, parts.Seal) })
+	}
 	s.followers.Go(func() { s.lag.follow(s.ctx, a) })
 }
 

@@ -27,6 +27,8 @@ import (
 	"time"
 
 	"github.com/hashicorp/raft"
+
+	"github.com/hizo/hizo/cluster/meter"
 )
 
 // Config configures a Store; its zero value is usable except for Snapshot,
@@ -40,6 +42,7 @@ type Config struct {
 	LockTimeout   time.Duration // default 1 s
 	Exit          func(error)   // ends the process and need not return; default logs and exits with 1
 	Logger        *slog.Logger
+	Appends       *meter.Histogram // ns that appending takes, the sync included; nil: not measured
 
 	wrap func(backend) backend // fault tests
 }
@@ -178,7 +181,11 @@ func (s *Store) StoreLogs(entries []*raft.Log) error {
 		return err
 	}
 	return s.guard("append to", func() error {
+		begin := time.Now()
 		err := s.cache.StoreLogs(seal(entries))
+		if s.cfg.Appends != nil {
+			s.cfg.Appends.Since(begin)
+		}
 		if err == nil {
 			s.mu.Lock()
 			defer s.mu.Unlock()

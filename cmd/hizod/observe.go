@@ -3,8 +3,10 @@ package main
 import (
 	"log/slog"
 
+	"github.com/hizo/hizo/api"
 	"github.com/hizo/hizo/api/observe"
 	"github.com/hizo/hizo/cluster"
+	"github.com/hizo/hizo/crypto/seal"
 )
 
 // observing is the observe listener, or nothing where the configuration has none.
@@ -14,18 +16,18 @@ func startObserving(cfg *Config, log *slog.Logger) (observing, error) {
 	if cfg.Observe.Listen == "" {
 		return observing{}, nil
 	}
-	s, err := observe.Listen(observe.Config{Listen: cfg.Observe.Listen, Node: cfg.Node, Logger: log})
+	s, err := observe.Listen(observe.Config{Listen: cfg.Observe.Listen, Node: cfg.Node, Version: version(), Logger: log})
 	if err != nil {
 		return observing{}, err
 	}
-	log.Info("probes and metrics", "healthz", "http://"+s.Addr()+"/healthz", "readyz", "http://"+s.Addr()+"/readyz")
+	log.Info("probes and metrics: /healthz, /readyz, /metrics", "address", "http://"+s.Addr())
 	return observing{s}, nil
 }
 
 // Attach shows the node.
-func (o observing) Attach(node *cluster.Node) {
+func (o observing) Attach(node *cluster.Node, srv *api.Server, s seal.Seal) {
 	if o.Server != nil {
-		o.Server.Attach(node)
+		o.Server.Attach(node, observe.Parts{Calls: srv, Seal: s})
 	}
 }
 

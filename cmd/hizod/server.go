@@ -139,7 +139,7 @@ func serve(ctx context.Context, cfg *Config, log *slog.Logger) (err error) {
 	if err != nil {
 		return err
 	}
-	watch.Attach(node)
+	watch.Attach(node, srv, s)
 	running, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	listener, err := listenClients(running, cfg, log, node)

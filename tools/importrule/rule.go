@@ -49,6 +49,8 @@ var onlyIn = map[string][]string{
 	"C":                               {"crypto/seal/pkcs11"},
 	"github.com/ThalesGroup/crypto11": {"crypto/seal/pkcs11"},
 	"github.com/miekg/pkcs11":         {"crypto/seal/pkcs11", "crypto/seal/softhsm"},
+	"github.com/prometheus":           {"api/observe"},
+	"go.opentelemetry.io":             {"api/observe"},
 	module + "/crypto/seal/pkcs11":    {"crypto/seal/pkcs11", "cmd/hizod", "chaos"},
 	module + "/crypto/seal/softhsm":   {"crypto/seal/softhsm", "cmd/hizod", "chaos"},
 }
