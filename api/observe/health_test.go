@@ -102,10 +102,10 @@ func TestReadyTellsWhyNot(t *testing.T) {
 	}
 	await(t, s, observe.Leaderless)
 	alive(t, s)
-	// The first one back finds nobody who could unseal it.
 	for _, n := range c.Nodes[1:] {
 		c.Restart(n)
 	}
+	c.AwaitReady()
 	await(t, s, "")
 
 	// Sealed on purpose.
