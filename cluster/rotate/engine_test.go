@@ -337,10 +337,16 @@ func TestHangingTargets(t *testing.T) {
 				w, s := newWorld(t), newAccount("first")
 				free := make(chan struct{})
 				var hanging atomic.Int32
+				var calls sync.Map // by path: calls that have not returned
 				s.fails = func(ctx context.Context, call string, a target.Attempt) (error, bool) {
 					if call == "apply" && strings.HasPrefix(a.Path, "hangs") {
 						hanging.Add(1)
 						defer hanging.Add(-1)
+						n, _ := calls.LoadOrStore(a.Path, new(atomic.Int32))
+						if open := n.(*atomic.Int32).Add(1); open > 1 {
+							t.Errorf("%d calls about %s at a time", open, a.Path)
+						}
+						defer n.(*atomic.Int32).Add(-1)
 						if heeds {
 							<-ctx.Done()
 						} else {
@@ -395,6 +401,65 @@ func TestHangingTargets(t *testing.T) {
 			})
 		})
 	}
+}
+
+// However many servers hang, what is tried again takes half of the workers at most: the rest is for what has not failed.
+func TestRetriesLeaveRoom(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const many = 80
+		w, s := newWorld(t), newAccount("first")
+		s.fails = func(ctx context.Context, call string, a target.Attempt) (error, bool) {
+			if call == "apply" && strings.HasPrefix(a.Path, "hangs") {
+				<-ctx.Done()
+				return context.DeadlineExceeded, false
+			}
+			return nil, false
+		}
+		for i := range many {
+			w.set(fmt.Sprintf("hangs-%d", i), "account", nil)
+		}
+		stop := w.elect(engine(map[string]target.Target{"account": s}))
+		defer stop()
+		w.await("two failures of most", func() (all bool) {
+			n := 0
+			for i := range many {
+				if w.rotation(fmt.Sprintf("hangs-%d", i)).Tries >= 2 {
+					n++
+				}
+			}
+			return n > many*9/10
+		})
+		for i := range 5 {
+			late, start := fmt.Sprintf("late-%d", i), time.Now()
+			w.set(late, "account", func(r *fsm.Rotation) { r.NextRun = time.Now().UnixMilli() })
+			w.await("a rotation among those that hang", func() bool { return len(w.history(late)) == 1 })
+			if d := time.Since(start); d > 5*time.Second {
+				t.Errorf("it took %v", d)
+			}
+		}
+	})
+}
+
+// A value that is refused at first, because replicas of the target lag, is not thrown away.
+func TestVerifiedLate(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w, s := newWorld(t), newAccount("first")
+		w.put("db", "password", "first")
+		w.set("db", "account", nil)
+		s.fails = func(_ context.Context, call string, _ target.Attempt) (error, bool) {
+			if call == "verify" && s.count("verify") < 3 {
+				return errRefused, false
+			}
+			return nil, false
+		}
+		stop := w.elect(engine(map[string]target.Target{"account": s}))
+		w.await("the end", func() bool { return len(w.history("db")) == 1 })
+		stop()
+		w.finished(s)
+		if h := w.history("db"); h[0].Failures != 2 {
+			t.Errorf("%+v", h[0])
+		}
+	})
 }
 
 // A target that panics is a target that fails, and what it says stays inside.
