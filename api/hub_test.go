@@ -204,6 +204,16 @@ func TestHubAfterRestores(t *testing.T) {
 	again := follower.put(3)
 	step(h)
 	r.want(t, 1, again...)
+
+	// A place of the history before, beyond everything that there is now: it will not come.
+	lost := fsm.Cursor{Epoch: 0, Index: at.Index + 1000}
+	ahead := &reader{h: h, at: lost}
+	ahead.want(t, 1)
+	w := &watch{a: &answer{footing: footing{store: follower.store}}}
+	begun := time.Now()
+	if err := w.begin(t.Context(), cursorText([16]byte{}, lost)); err != nil || w.at != lost || time.Since(begun) >= watchLook {
+		t.Errorf("a watch from there: %v, at %+v, after %v", err, w.at, time.Since(begun))
+	}
 }
 
 // Watchers that wait are woken by events, and by nothing else.

@@ -305,6 +305,13 @@ func testGrantsOfPipelines(t *testing.T, p *pipelines) {
 	other := p.Workload("other", "")
 	p.refused("another workload", other, ref("password", 0), denied, "may not inject")
 	p.refused("a user with every right", p.Engineer, ref("password", 0), denied, "only workloads")
+	free := p.Workload("free", `permit (principal == Hizo::Workload::"free", action == Hizo::Action::"inject", resource in Hizo::Vault::"ml");`)
+	if _, err := fetch(ctx, free, ref("password", 0)); err != nil {
+		t.Errorf("by a policy, without a pipeline: %v", err)
+	}
+	both := ref("password", 0)
+	both.Pipeline = true
+	p.refused("the variables of a pipeline that it does not run", free, both, denied, "runs no pipeline")
 
 	// A policy that forbids wins, for the whole request.
 	must := func(_ any, err error) {
