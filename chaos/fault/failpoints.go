@@ -2,6 +2,7 @@ package fault
 
 import (
 	"context"
+	"errors"
 	"os"
 	"path/filepath"
 	"slices"
@@ -101,7 +102,7 @@ func (s *Scene) provoke(ctx context.Context, part string) error {
 		if err := n.End(syscall.SIGKILL); err != nil {
 			return err
 		}
-		if err := os.RemoveAll(filepath.Join(n.Data(), "shares")); err != nil {
+		if err := errors.Join(os.RemoveAll(filepath.Join(n.Data(), "shares")), n.Changed()); err != nil {
 			return err
 		}
 		s.Took(1, "shares lost")

@@ -11,6 +11,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/hizo/hizo/chaos/disk"
 	"github.com/hizo/hizo/chaos/lab"
 )
 
@@ -70,7 +71,7 @@ func (s *Scene) Log(format string, args ...any) {
 
 // All faults.
 func All() []Fault {
-	return slices.Concat(cables(), processes(), failpoints(), members())
+	return slices.Concat(cables(), processes(), failpoints(), members(), disks())
 }
 
 // Can are the faults that a lab can have.
@@ -237,6 +238,9 @@ func (p *Plan) count(set []string) {
 func Freeze(ctx context.Context, c *lab.Cluster) error {
 	errs := []error{c.Net.Heal()}
 	for _, n := range c.Nodes {
+		if n.Disk != nil {
+			n.Disk.Set(disk.Trouble{})
+		}
 		errs = append(errs, n.Pause(false), n.Start())
 	}
 	return errors.Join(append(errs, c.Mend(ctx))...)

@@ -18,6 +18,7 @@ import (
 	"github.com/hizo/hizo/api/bootstrap"
 	"github.com/hizo/hizo/api/client"
 	"github.com/hizo/hizo/api/hizov1"
+	"github.com/hizo/hizo/chaos/disk"
 	"github.com/hizo/hizo/chaos/probe"
 	"github.com/hizo/hizo/crypto/seal/softhsm"
 )
@@ -30,6 +31,8 @@ type Config struct {
 	HSM   string // softhsm or software
 	// Probed says that the program is a build with probes (package probed).
 	Probed bool
+	// Disks puts each data directory on a disk that can be made a bad one (package disk).
+	Disks bool
 }
 
 // Cluster is the lab with its nodes as members.
@@ -79,6 +82,14 @@ func New(cfg Config) (*Cluster, error) {
 				return nil, err
 			}
 			n.env = append(n.env, probe.Env+"="+page)
+		}
+		if cfg.Disks {
+			if err := errors.Join(os.Mkdir(n.Path("disk"), 0o700), os.Mkdir(n.Path("data"), 0o700)); err != nil {
+				return nil, err
+			}
+			if n.Disk, err = disk.Mount(n.Path("disk"), n.Path("data")); err != nil {
+				return nil, err
+			}
 		}
 		values := map[string]any{
 			"Name": n.Name, "Dir": n.Dir, "Addr": Addr(i), "Peer": PeerPort, "Client": ClientPort, "Gossip": GossipPort, "Join": i > 1,
@@ -270,14 +281,19 @@ func (c *Cluster) Leader(ctx context.Context) *Node {
 // Token of the administrator.
 func (c *Cluster) Token() string { return c.token }
 
-// Close ends every process.
+// Close ends every process, and every mount. It can be called again.
 func (c *Cluster) Close() error {
 	var errs []error
 	if c.Admin != nil {
 		errs = append(errs, c.Admin.Close())
+		c.Admin = nil
 	}
 	for _, n := range c.Nodes {
 		errs = append(errs, n.End(syscall.SIGKILL))
+		if n.Disk != nil {
+			errs = append(errs, n.Disk.Close())
+			n.Disk = nil
+		}
 	}
 	return errors.Join(errs...)
 }

@@ -118,6 +118,9 @@ func (c *Cluster) Wipe(n *Node, newKey bool) error {
 			return err
 		}
 	}
+	if err := n.Changed(); err != nil {
+		return err
+	}
 	if newKey && c.HSM == "softhsm" {
 		if err := os.RemoveAll(n.Path("hsm")); err != nil {
 			return err

@@ -13,6 +13,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/hizo/hizo/chaos/disk"
 	"github.com/hizo/hizo/chaos/probe"
 )
 
@@ -37,6 +38,8 @@ type Node struct {
 	asked   bool // an end was asked for
 	// Control is the page of a build with probes, else nil.
 	Control *probe.Control
+	// Disk is under the data directory where the lab has such disks, else nil.
+	Disk *disk.Disk
 }
 
 // ClientAddr is where clients reach the node.
@@ -45,7 +48,20 @@ func (n *Node) ClientAddr() string {
 }
 
 // Data is where the node's data directory lies for those who look at it once the process has ended.
-func (n *Node) Data() string { return n.Path("data") }
+func (n *Node) Data() string {
+	if n.Disk != nil {
+		return n.Path("disk")
+	}
+	return n.Path("data")
+}
+
+// Changed has the node see what was changed in Data while its process was not there.
+func (n *Node) Changed() error {
+	if n.Disk == nil {
+		return nil
+	}
+	return n.Disk.Forget()
+}
 
 // Path below the node's directory.
 func (n *Node) Path(elem ...string) string { return filepath.Join(append([]string{n.Dir}, elem...)...) }

@@ -13,6 +13,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/hizo/hizo/chaos/disk"
 	"github.com/hizo/hizo/chaos/lab"
 	"github.com/hizo/hizo/crypto/seal/softhsm"
 )
@@ -28,6 +29,7 @@ type options struct {
 	hsm        string
 	results    string
 	faults     string
+	disks      string
 	keep       bool
 	require    bool
 }
@@ -43,6 +45,7 @@ func main() {
 	flag.DurationVar(&o.duration, "duration", 20*time.Second, "length of a run's phase with faults")
 	flag.IntVar(&o.nodes, "nodes", 0, "nodes of the cluster; 0: as the seed has it, three or five")
 	flag.StringVar(&o.hsm, "hsm", "auto", "auto, softhsm or software")
+	flag.StringVar(&o.disks, "disks", "auto", "fuse: data on disks that can be made bad ones (FUSE); plain: not; auto: as the seed has it, where the machine can")
 	flag.StringVar(&o.results, "results", "", "append a line for each seed to this file")
 	flag.StringVar(&o.faults, "faults", "", "only these faults, separated by commas")
 	flag.BoolVar(&o.keep, "keep", false, "keep the directories of runs that passed")
@@ -66,6 +69,14 @@ func program(o options) int {
 		if _, err := softhsm.Module(); err != nil {
 			o.hsm = "software"
 		}
+	}
+	if err := disk.Works(filepath.Join(o.dir, "disk")); err != nil && o.disks != "plain" {
+		if o.disks == "fuse" {
+			fmt.Fprintln(os.Stderr, "chaos:", err)
+			return 1
+		}
+		fmt.Println("chaos: no faults of disks: this machine gives this user no FUSE:", err)
+		o.disks = "plain"
 	}
 	for _, path := range []*string{&o.hizod, &o.probed} {
 		if *path == "" {

@@ -176,7 +176,7 @@ func oneRun(ctx context.Context, o options, seed uint64) (_ *result, err error) 
 	}
 	r.examine(ctx, c, w, events, dir, capture)
 	if len(r.Violations) == 0 && !o.keep {
-		return r, os.RemoveAll(dir)
+		return r, errors.Join(c.Close(), os.RemoveAll(dir))
 	}
 	return r, nil
 }
