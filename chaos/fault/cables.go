@@ -19,6 +19,7 @@ func cables() []Fault {
 		{Name: "gossip-only", Set: gossipOnly},
 		{Name: "loss", Set: loss},
 		{Name: "flapping", Set: flapping},
+		{Name: "delay", Set: delayed},
 	}
 }
 
@@ -113,4 +114,32 @@ func flapping(ctx context.Context, s *Scene) (Lift, error) {
 		s.Took(s.C.Net.Dropped(s.name)-before, "packets dropped")
 		return err
 	}, nil
+}
+
+// delayed has every node, or one, at the end of a slow wire.
+func delayed(_ context.Context, s *Scene) (Lift, error) {
+	nodes := s.C.Nodes
+	if s.Rand.IntN(2) == 0 {
+		nodes = []*lab.Node{s.any()}
+	}
+	least := s.between(time.Millisecond, 60*time.Millisecond)
+	most := least + s.between(time.Millisecond, 90*time.Millisecond)
+	s.Log("%d wires, %v to %v each way", len(nodes), least, most)
+	var wires []*lab.Delay
+	lift := func(context.Context) error {
+		var errs []error
+		for _, w := range wires {
+			s.Took(w.Frames(), "frames delayed")
+			errs = append(errs, w.Close())
+		}
+		return errors.Join(errs...)
+	}
+	for _, n := range nodes {
+		w, err := lab.NewDelay(n.Number, least, most)
+		if err != nil {
+			return lift, err
+		}
+		wires = append(wires, w)
+	}
+	return lift, nil
 }

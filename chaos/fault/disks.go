@@ -58,15 +58,21 @@ func badDisk(ctx context.Context, s *Scene, t disk.Trouble) (Lift, error) {
 
 // over ends the time in which a node may end by itself: when it did, its last word has to be an error in the log.
 func (s *Scene) over(n *lab.Node, from, ended int) error {
-	if !n.Running() && n.Excused() > ended {
-		s.Took(n.Excused()-ended, "the node stopped, and said why")
-		said := n.LogText()
-		if said = said[min(from, len(said)):]; !bytes.Contains(said, []byte("level=ERROR")) && !bytes.Contains(said, []byte("hizod: ")) {
-			s.wrong("%s ended without saying why", n.Name)
-		}
+	sleep(context.Background(), 500*time.Millisecond) // for one that is about to end
+	if n.Excused() > ended {
+		s.Took(n.Excused()-ended, "the node stopped")
+		s.saysWhy(n, from)
 	}
 	n.MayEnd(false)
 	return n.Start()
+}
+
+// saysWhy demands that a node's log says why it has ended, in words and not by a stack.
+func (s *Scene) saysWhy(n *lab.Node, from int) {
+	said := n.LogText()
+	if said = said[min(from, len(said)):]; !bytes.Contains(said, []byte("level=ERROR")) && !bytes.Contains(said, []byte("hizod: ")) {
+		s.wrong("%s ended without saying why", n.Name)
+	}
 }
 
 func countsOf(d *disk.Disk) map[string]int64 {

@@ -71,7 +71,7 @@ func (s *Scene) Log(format string, args ...any) {
 
 // All faults.
 func All() []Fault {
-	return slices.Concat(cables(), processes(), failpoints(), members(), disks())
+	return slices.Concat(cables(), processes(), failpoints(), members(), disks(), damage(), clocks())
 }
 
 // Can are the faults that a lab can have.

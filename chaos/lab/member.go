@@ -65,7 +65,7 @@ func (c *Cluster) Replace(ctx context.Context, n *Node, newKey bool) error {
 	if err := errors.Join(c.Wipe(n, newKey), os.RemoveAll(n.Path("join-token"))); err != nil {
 		return err
 	}
-	n.MayEnd(false)
+	n.MustRun()
 	if err := n.Start(); err != nil {
 		return err
 	}

@@ -34,7 +34,7 @@ type Node struct {
 	// allowed it.
 	ended   int
 	excused int
-	may     bool
+	may     int  // faults that allow it
 	asked   bool // an end was asked for
 	// Control is the page of a build with probes, else nil.
 	Control *probe.Control
@@ -93,7 +93,7 @@ func (n *Node) Start(extra ...string) error {
 		n.mu.Lock()
 		switch {
 		case n.cmd != cmd || n.asked:
-		case n.may:
+		case n.may > 0:
 			n.excused++
 		default:
 			n.ended++
@@ -130,11 +130,22 @@ func (n *Node) Ended() int {
 	return n.ended
 }
 
-// MayEnd says whether a fault allows the process to end by itself from now on.
+// MayEnd notes that a fault allows the process to end by itself from now on, or no longer.
 func (n *Node) MayEnd(may bool) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	n.may = may
+	if may {
+		n.may++
+	} else {
+		n.may--
+	}
+}
+
+// MustRun takes back whatever MayEnd has allowed.
+func (n *Node) MustRun() {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.may = 0
 }
 
 // Excused says how often the process ended by itself while it was allowed to.

@@ -23,6 +23,7 @@ type Control struct {
 	armed atomic.Uint64 // number of the point in Points, from 1; 0: none
 	pass  atomic.Int64  // how often the armed point is still passed before it kills
 	fired atomic.Uint64 // kills so far
+	wrong atomic.Uint64 // readings of a clock that was set
 	hits  [maxPoints]atomic.Uint64
 }
 
@@ -64,6 +65,9 @@ func (c *Control) Fired() uint64 { return c.fired.Load() }
 
 // Hits says how often the process came to a point.
 func (c *Control) Hits(point string) uint64 { return c.hits[numbers()[point]].Load() }
+
+// Skewed says how often the process has read a clock that was set.
+func (c *Control) Skewed() uint64 { return c.wrong.Load() }
 
 // SetClock sets the clock ahead, or back, of the machine's.
 func (c *Control) SetClock(ahead time.Duration) { c.clock.Store(int64(ahead)) }
@@ -112,7 +116,10 @@ func Hit(point string) {
 // Now is the wall clock as the run has set it.
 func Now() time.Time {
 	if c := control(); c != nil {
-		return time.Now().Add(time.Duration(c.clock.Load()))
+		if ahead := c.clock.Load(); ahead != 0 {
+			c.wrong.Add(1)
+			return time.Now().Add(time.Duration(ahead))
+		}
 	}
 	return time.Now()
 }
