@@ -48,6 +48,11 @@ endif
 	$(GO) -C tools test ./...
 	$(GO) -C tools/bench test ./...
 
+.PHONY: test-compose
+test-compose: build ## Build base image, image and a cluster of containers, kill a node (root; installs podman); under two minutes
+	@tools/install-deps.sh --require softhsm2 debootstrap podman runc podman-compose netavark aardvark-dns iptables
+	HIZO_TEST_COMPOSE=1 $(GO) test ./deploy/compose -count=1 -timeout 10m -v
+
 ##@ Build
 
 .PHONY: build
