@@ -148,4 +148,13 @@ func TestSofthsmCommand(t *testing.T) {
 	if err := s.Close(); err != nil {
 		t.Error(err)
 	}
+
+	for range 2 {
+		if err := (&softhsmCmd{Label: "other", Dir: filepath.Join(dir, "labelled")}).Run(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if info, err := os.Stat(filepath.Join(dir, "labelled", "other.pin")); err != nil || info.Mode().Perm() != 0o600 {
+		t.Errorf("%v, %v", info, err)
+	}
 }

@@ -16,7 +16,7 @@ type cli struct {
 	Dev      devCmd           `cmd:"" help:"Run a development cluster on loopback: starts node processes, initialises and unseals them."`
 	Check    checkCmd         `cmd:"" help:"Check a configuration file without starting anything."`
 	Health   healthCmd        `cmd:"" help:"Ask the node of a configuration, by its observe.listen, whether it is alive (--ready: can serve); exit 1 if not."`
-	Softhsm  softhsmCmd       `cmd:"" help:"Make the SoftHSM2 token that a configuration names, unless it is there (a stand-in for an HSM)."`
+	Softhsm  softhsmCmd       `cmd:"" help:"Make a SoftHSM2 token (a stand-in for an HSM), unless it is there."`
 	Identity identityCmd      `cmd:"" help:"Print the fingerprint of this node's identity key (for hizo cluster join-token), making the key when there is none."`
 	Version  kong.VersionFlag `help:"Print the version and exit."`
 }
