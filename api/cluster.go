@@ -25,9 +25,14 @@ import (
 
 // Membership makes the records by which members come and go; the gate authorises and proposes them.
 type Membership interface {
-	NewJoinToken(node string, fingerprint [32]byte, ttl time.Duration) (text string, body fsm.JoinTokenPut, err error)
+	NewJoinToken(node string, fingerprint [32]byte, ttl time.Duration, nonVoter bool) (text string, body fsm.JoinTokenPut, err error)
 	ApproveBody(id string, key []byte) (fsm.MemberApprove, error)
 	QuarantineBody(id string, on bool) (fsm.Quarantine, error)
+	VoteBody(id string, voter bool) (fsm.MemberVote, error)
+	MembershipBody(m fsm.Membership) (fsm.MembershipSet, error)
+	LoseVote(ctx context.Context, id string, removed bool) error
+	Stabilise() time.Duration
+	TransferLeadership(ctx context.Context, to string) error
 	IssueClientCertificate(principal string, request []byte, ttl time.Duration) ([]byte, fsm.Certificate, error)
 }
 
@@ -257,7 +262,8 @@ func memberOut(st cluster.Status, m cluster.MemberStatus) *hizov1.Member {
 	return &hizov1.Member{
 		Id: m.ID, PeerAddr: m.PeerAddr, ClientAddr: m.ClientAddr, KeyFingerprint: keyFingerprint(m.Key),
 		SealKind: m.SealKind, Approved: m.Approved, Quarantined: m.Quarantined, Voter: m.Voter,
-		Leader: m.ID == st.Leader.ID, HoldsShare: m.HasShare,
+		Leader: m.ID == st.Leader.ID, HoldsShare: m.HasShare, NonVoter: m.NonVoter,
+		SilentMs: m.Silent.Milliseconds(), AppliedIndex: m.AppliedIndex,
 	}
 }
 
@@ -341,13 +347,19 @@ func (s *clusterService) CreateJoinToken(ctx context.Context, req *hizov1.JoinTo
 	}
 	t := onNode(policy.ClusterJoinToken, req.GetNode())
 	t.detail = "key " + hex.EncodeToString(raw)
+	if req.GetNonVoter() {
+		t.detail += ", no vote"
+	}
 	var text string
 	answer, err := s.gate.do(ctx, &call{
 		method: "ClusterService/CreateJoinToken", kind: fsm.KindJoinTokenPut, message: req, targets: []target{t},
-		body: func(*round) (any, error) {
+		body: func(r *round) (any, error) {
 			var body fsm.JoinTokenPut
+			if _, there := r.store.Member(req.GetNode()); there {
+				return nil, conflict("%s is a member: if it is to be replaced, because its disk or its HSM is gone, `hizo cluster remove %s` first", req.GetNode(), req.GetNode())
+			}
 			var err error
-			text, body, err = s.node.NewJoinToken(req.GetNode(), fingerprint, ttl)
+			text, body, err = s.node.NewJoinToken(req.GetNode(), fingerprint, ttl, req.GetNonVoter())
 			return &body, err
 		},
 	})
@@ -415,15 +427,20 @@ func (s *clusterService) Quarantine(ctx context.Context, req *hizov1.QuarantineR
 	return s.member(req.GetNode())
 }
 
-// Remove removes a member: it loses its streams at once, and its share is dealt anew among the others.
+// Remove removes a member: it loses its streams at once, and its share is dealt anew among the others. It is refused
+// where too few voters would be left that answer: nothing could be decided after that, not even to take it back.
 func (s *clusterService) Remove(ctx context.Context, req *hizov1.RemoveRequest) (*hizov1.RemoveResponse, error) {
 	if _, err := name.Node(req.GetNode()); err != nil {
 		return nil, err
 	}
 	_, err := s.gate.do(ctx, &call{
-		method: "ClusterService/Remove", kind: fsm.KindMemberRemove, message: req,
-		targets: []target{onNode(policy.ClusterRemove, req.GetNode())},
-		body:    func(*round) (any, error) { return &fsm.MemberRemove{ID: req.GetNode()}, nil },
+		method: "ClusterService/Remove", kind: fsm.KindMemberRemove, message: req, targets: []target{onNode(policy.ClusterRemove, req.GetNode())},
+		body: func(r *round) (any, error) {
+			if err := s.survives(ctx, req.GetNode(), true); err != nil {
+				return nil, err
+			}
+			return &fsm.MemberRemove{ID: req.GetNode()}, nil
+		},
 	})
 	if err != nil {
 		return nil, err

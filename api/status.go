@@ -292,4 +292,8 @@ func sealedByCommand() *Error {
 	}
 }
 
+func conflict(format string, args ...any) *Error {
+	return &Error{Reason: hizov1.ReasonConflict, Message: fmt.Sprintf(format, args...)}
+}
+
 func fault(reason string) *Error { return &Error{Reason: reason} }

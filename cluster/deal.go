@@ -41,6 +41,10 @@ const (
 func (n *Node) wantedSet(cl fsm.Cluster, members []fsm.Member) (ids []string, threshold int) {
 	voters := n.voters()
 	for _, m := range members {
+		if m.NonVoter { // its vote goes once the others hold shares without it
+			voters = without(voters, m.ID)
+			continue
+		}
 		if m.Approved && !m.Quarantined && slices.Contains(voters, m.ID) {
 			ids = append(ids, m.ID)
 		}

@@ -70,10 +70,11 @@ func (d *Directory) set(peers []Peer) (gone []string) {
 // trusted says whether a member takes part: the others only follow the log.
 func trusted(m fsm.Member) bool { return m.Approved && !m.Quarantined }
 
-func peersOf(members []fsm.Member) []Peer {
+// peersOf pins members. Raft streams are for those who vote.
+func peersOf(members []fsm.Member, votes func(fsm.Member) bool) []Peer {
 	peers := make([]Peer, len(members))
 	for i, m := range members {
-		peers[i] = Peer{ID: m.ID, Addr: m.PeerAddr, Key: sha256.Sum256(m.Key), Raft: trusted(m)}
+		peers[i] = Peer{ID: m.ID, Addr: m.PeerAddr, Key: sha256.Sum256(m.Key), Raft: trusted(m) && votes(m)}
 	}
 	return peers
 }

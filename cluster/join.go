@@ -105,8 +105,8 @@ func joinHash(cluster [16]byte, secret []byte) []byte {
 }
 
 // NewJoinToken makes a token for the node of this id and key fingerprint, and the record that makes it
-// valid, which the caller authorises and proposes.
-func (n *Node) NewJoinToken(node string, fingerprint [32]byte, ttl time.Duration) (string, fsm.JoinTokenPut, error) {
+// valid, which the caller authorises and proposes. A nonVoter joins without a vote, for good.
+func (n *Node) NewJoinToken(node string, fingerprint [32]byte, ttl time.Duration, nonVoter bool) (string, fsm.JoinTokenPut, error) {
 	if !nodeName(node) {
 		return "", fsm.JoinTokenPut{}, errNodeName
 	}
@@ -124,7 +124,7 @@ func (n *Node) NewJoinToken(node string, fingerprint [32]byte, ttl time.Duration
 	}
 	stored := fsm.JoinToken{
 		Hash: joinHash(cl.ID, t.secret[:]), Node: node, Fingerprint: fingerprint[:],
-		Expires: max(n.store.Time(), n.unixMilli()) + ttl.Milliseconds(),
+		Expires: max(n.store.Time(), n.unixMilli()) + ttl.Milliseconds(), NonVoter: nonVoter,
 	}
 	if stored.MAC, err = ring.MAC(cl.MACGeneration, stored.MACDomain(), stored.MACBody()); err != nil {
 		return "", fsm.JoinTokenPut{}, err
@@ -380,7 +380,10 @@ func (n *Node) admit(ctx context.Context, key [32]byte, req *peerpb.JoinRequest)
 		}
 		return n.joined(cl), nil // the answer to the first call was lost
 	}
-	member := fsm.Member{ID: req.Node, PeerAddr: req.PeerAddr, ClientAddr: req.ClientAddr, Key: req.PublicKey, SealKind: req.SealKind, Level: req.Level}
+	if m, ok := n.store.Member(req.Node); ok {
+		return refuse("a member has this name, with " + sameKey(m, req.PublicKey) + " key: if its disk is gone, hizo cluster remove " + req.Node + " and make a new token")
+	}
+	member := fsm.Member{ID: req.Node, PeerAddr: req.PeerAddr, ClientAddr: req.ClientAddr, Key: req.PublicKey, SealKind: req.SealKind, NonVoter: token.NonVoter, Level: req.Level}
 	if member.MAC, err = ring.MAC(cl.MACGeneration, member.MACDomain(), member.MACBody()); err != nil {
 		return nil, err
 	}
@@ -407,10 +410,17 @@ func (n *Node) admit(ctx context.Context, key [32]byte, req *peerpb.JoinRequest)
 	return nil, fmt.Errorf("%w: %w", ErrJoinToken, codeError(result))
 }
 
+func sameKey(m fsm.Member, key []byte) string {
+	if bytes.Equal(m.Key, key) {
+		return "this"
+	}
+	return "another"
+}
+
 // joined names those members to the new one that it will hear from.
 func (n *Node) joined(cl fsm.Cluster) *peerpb.JoinReply {
 	reply := &peerpb.JoinReply{Cluster: cl.ID[:]}
-	for _, p := range peersOf(n.store.Members()) {
+	for _, p := range peersOf(n.store.Members(), n.mayVote) {
 		if p.Raft {
 			reply.Members = append(reply.Members, &peerpb.Member{Id: p.ID, PeerAddr: p.Addr, Key: p.Key[:]})
 		}

@@ -90,6 +90,7 @@ func (n *Node) lead(ctx context.Context) {
 	}
 	n.log.Info("leads", "term", term, "sealed", n.keys.sealed())
 	wg.Go(func() { clock.run(ctx) })
+	wg.Go(func() { n.censusDuty(ctx) })
 	wg.Go(func() { n.memberDuty(ctx, term) })
 	wg.Go(func() { n.dealDuty(ctx, term) })
 	wg.Go(func() { n.checkpointDuty(ctx, term) })

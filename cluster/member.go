@@ -40,6 +40,28 @@ func (n *Node) QuarantineBody(id string, on bool) (fsm.Quarantine, error) {
 	return fsm.Quarantine{ID: id, On: on, MAC: mac}, err
 }
 
+// VoteBody makes the record that gives a member its vote, or takes it for good.
+func (n *Node) VoteBody(id string, voter bool) (fsm.MemberVote, error) {
+	m, ok := n.store.Member(id)
+	if !ok {
+		return fsm.MemberVote{}, ErrUnknownMember
+	}
+	m.NonVoter = !voter
+	mac, err := n.macMember(m)
+	return fsm.MemberVote{ID: id, Voter: voter, MAC: mac}, err
+}
+
+// MembershipBody makes the record of settings.
+func (n *Node) MembershipBody(m fsm.Membership) (fsm.MembershipSet, error) {
+	ring, err := n.Keyring()
+	if err != nil {
+		return fsm.MembershipSet{}, err
+	}
+	cl, _ := n.store.Cluster()
+	m.MAC, err = ring.MAC(cl.MACGeneration, m.MACDomain(), m.MACBody())
+	return fsm.MembershipSet{Membership: m}, err
+}
+
 func (n *Node) macMember(m fsm.Member) ([]byte, error) {
 	ring, err := n.Keyring()
 	if err != nil {
@@ -55,7 +77,7 @@ const followEvery = 10 * time.Millisecond
 // followState has this node react to what the log says: whom transport may talk to, the seal flag, and
 // shares that no deal needs any more.
 func (n *Node) followState() {
-	var members, cluster uint64
+	var members, servers, cluster uint64
 	seeded := n.seeded()
 	tick := time.NewTicker(followEvery)
 	defer tick.Stop()
@@ -65,8 +87,8 @@ func (n *Node) followState() {
 			cluster = c
 			n.clusterChanged()
 		}
-		if m, s := n.membersIndex(), n.seeded(); m != members || s != seeded {
-			members, seeded = m, s
+		if m, c, s := n.membersIndex(), n.raft.GetConfiguration().Index(), n.seeded(); m != members || c != servers || s != seeded {
+			members, servers, seeded = m, c, s
 			n.refreshDirectory()
 			n.keepMembers()
 		}
@@ -123,7 +145,7 @@ func (n *Node) seeded() bool {
 func (n *Node) refreshDirectory() {
 	n.directory.Lock()
 	defer n.directory.Unlock()
-	peers := peersOf(n.store.Members())
+	peers := peersOf(n.store.Members(), n.mayVote)
 	if n.seeded() {
 		peers = n.seeds.Load().peers()
 	}
@@ -133,6 +155,11 @@ func (n *Node) refreshDirectory() {
 			n.peers.drop(id)
 		}
 	}
+}
+
+// mayVote says whether a member is to vote, or still does: until its share is not needed any more.
+func (n *Node) mayVote(m fsm.Member) bool {
+	return !m.NonVoter || n.raft != nil && slices.Contains(n.voters(), m.ID)
 }
 
 // announceLoop tells the leader where this node is and what its build knows, when that is not what the state says, and keeps
@@ -154,7 +181,7 @@ func (n *Node) announceLoop() {
 		if m.PeerAddr != n.cfg.AdvertisePeer || m.ClientAddr != n.cfg.AdvertiseClient || m.Level != n.store.HighestLevel() {
 			n.announce(ctx, m)
 		}
-		if trusted(m) { // nobody else is let in
+		if trusted(m) && n.mayVote(m) { // nobody else is let in
 			n.cfg.Transport.Warm(ctx, n.cfg.Directory.IDs())
 		}
 		cancel()
@@ -200,19 +227,18 @@ func (n *Node) updateMember(ctx context.Context, term uint64, m fsm.Member) erro
 	return codeError(result)
 }
 
-// memberDuty makes Raft's configuration follow the members of the state: a member that joined becomes a
-// non-voter, one that is approved and caught up a voter, one that was removed leaves. It also keeps the
-// members' certificates for clients fresh.
+// memberDuty makes Raft's configuration follow the members of the state, step by step (voters.go): a member that
+// joined becomes a non-voter, one that is approved and keeps up a voter, one that was demoted loses its vote, one that
+// was removed leaves. It also keeps the members' certificates for clients fresh.
 func (n *Node) memberDuty(ctx context.Context, term uint64) {
-	caughtUp := make(map[string]int)
 	n.reconcile(ctx, func() error {
 		if !n.Initialised() {
 			return nil
 		}
-		members := n.store.Members()
-		if err := n.reconcileServers(ctx, members, caughtUp); err != nil {
+		if err := n.reconcileServers(ctx, term); err != nil {
 			return err
 		}
+		members := n.store.Members()
 		if n.keys.sealed() {
 			return nil
 		}
@@ -271,55 +297,103 @@ func (n *Node) reconcile(ctx context.Context, step func() error) {
 // confChange bounds how long a configuration change waits for raft's main loop.
 const confChange = 5 * time.Second
 
-func (n *Node) reconcileServers(ctx context.Context, members []fsm.Member, caughtUp map[string]int) error {
+// electorate is what this node knows about votes now. Sealed it cannot check what people have set, and goes by the
+// defaults.
+func (n *Node) electorate(servers []raft.Server) *electorate {
+	e := &electorate{
+		self: n.cfg.ID, members: n.store.Members(), servers: make(map[string]raft.ServerSuffrage, len(servers)),
+		settings: n.membership(), wait: n.cfg.Stabilise, census: n.census, now: time.Now(),
+	}
+	for _, s := range servers {
+		e.servers[string(s.ID)] = s.Suffrage
+	}
+	cl, _ := n.store.Cluster()
+	if cl.NodeEpoch != 0 {
+		e.deal, _ = n.store.Deal(cl.NodeEpoch)
+	}
+	ids, threshold := n.wantedSet(cl, e.members)
+	e.settled = cl.PendingEpoch == 0 && !n.rotationDue(cl, e.members, threshold) && (len(ids) == 0 || !n.dealNeeded(cl, ids, threshold))
+	return e
+}
+
+// membership is what people have set, if its MAC is right.
+func (n *Node) membership() fsm.Membership {
+	settings, ok := n.store.Membership()
+	ring := n.keys.ring.Load()
+	if !ok || ring == nil {
+		return fsm.Membership{}
+	}
+	cl, _ := n.store.Cluster()
+	if err := verifyMAC(ring, cl.MACGeneration, settings.MACDomain(), settings.MACBody(), settings.MAC); err != nil {
+		n.log.Error("the membership's settings were changed outside the cluster: the defaults are taken", "error", err)
+		return fsm.Membership{}
+	}
+	return settings
+}
+
+// reconcileServers takes one step.
+func (n *Node) reconcileServers(ctx context.Context, term uint64) error {
 	future := n.raft.GetConfiguration()
-	servers := make(map[string]raft.ServerSuffrage)
-	for _, s := range future.Configuration().Servers {
-		servers[string(s.ID)] = s.Suffrage
-	}
-	for _, m := range members {
-		suffrage, there := servers[m.ID]
-		switch {
-		case !there:
-			n.log.Info("adds a non-voter", "member", m.ID)
-			return n.wait(ctx, n.raft.AddNonvoter(raft.ServerID(m.ID), raft.ServerAddress(m.ID), future.Index(), confChange))
-		case suffrage != raft.Voter && m.Approved && !m.Quarantined:
-			if err := n.checkMember(m); err != nil {
-				return err
-			}
-			// Caught up twice in a row: a node that comes and goes does not become a voter.
-			if !n.isCaughtUp(ctx, m.ID) {
-				caughtUp[m.ID] = 0
-				continue
-			}
-			if caughtUp[m.ID]++; caughtUp[m.ID] < 2 {
-				continue
-			}
-			delete(caughtUp, m.ID)
-			n.log.Info("makes a voter", "member", m.ID)
-			return n.wait(ctx, n.raft.AddVoter(raft.ServerID(m.ID), raft.ServerAddress(m.ID), future.Index(), confChange))
-		}
-	}
-	for id := range servers {
-		if slices.ContainsFunc(members, func(m fsm.Member) bool { return m.ID == id }) {
-			continue
-		}
-		if id == n.cfg.ID { // removing oneself needs another leader
-			n.handOver(ctx, "this node was removed", "")
+	at, e := future.Index(), n.electorate(future.Configuration().Servers)
+	c := e.next()
+	id, addr := raft.ServerID(c.id), raft.ServerAddress(c.id)
+	switch c.do {
+	case voterForget:
+		n.log.Info("removes a server", "member", c.id)
+		return n.wait(ctx, n.raft.RemoveServer(id, at, confChange))
+	case voterAdd:
+		n.log.Info("adds a non-voter", "member", c.id)
+		return n.wait(ctx, n.raft.AddNonvoter(id, addr, at, confChange))
+	case voterDemote:
+		n.log.Info("takes a vote back", "member", c.id)
+		return n.wait(ctx, n.raft.DemoteVoter(id, at, confChange))
+	case voterPromote:
+		m, ok := n.store.Member(c.id)
+		if !ok {
 			return nil
 		}
-		n.log.Info("removes a server", "member", id)
-		return n.wait(ctx, n.raft.RemoveServer(raft.ServerID(id), future.Index(), confChange))
+		if err := n.checkMember(m); err != nil {
+			return err
+		}
+		n.log.Info("makes a voter", "member", c.id)
+		return n.wait(ctx, n.raft.AddVoter(id, addr, at, confChange))
+	case voterYield:
+		n.handOver(ctx, "this node is to have no vote any more", "")
+	case voterCleanUp:
+		return n.cleanUp(ctx, term, c.id)
 	}
 	return nil
 }
 
-func (n *Node) isCaughtUp(ctx context.Context, id string) bool {
-	target := n.store.Position().Index
-	ctx, cancel := context.WithTimeout(ctx, time.Second)
-	defer cancel()
-	status, err := n.peers.of(id).Status(ctx, &peerpb.StatusRequest{})
-	return err == nil && status.Applied+catchUpSlack >= target && status.Applied > 0
+// cleanUp removes a member that nothing has been heard of. A record of its own says why, because the words of a removal
+// are Apply's. Both rest on the settings and on the member as they were looked at: clean-up that was switched off
+// meanwhile does not happen.
+func (n *Node) cleanUp(ctx context.Context, term uint64, id string) error {
+	silent := n.census.silentFor(id, time.Now()).Round(time.Second)
+	m, ok := n.store.Member(id)
+	settings, set := n.store.Membership()
+	if !ok || !set {
+		return nil
+	}
+	reads := []fsm.Read{{Object: fsm.ObjMember(id), Index: m.Changed}, {Object: fsm.ObjMembership, Index: settings.Changed}}
+	for _, cmd := range []fsm.Command{
+		n.dutyCommand(fsm.KindRecord, nil, fsm.Audit{
+			Action: "cluster.clean-up", Resource: "node/" + id, Decision: fsm.Allowed,
+			Detail: fmt.Sprintf("silent for %v, %v is set", silent, time.Duration(settings.CleanUpAfter)*time.Millisecond),
+		}),
+		n.dutyCommand(fsm.KindMemberRemove, &fsm.MemberRemove{ID: id}, fsm.Audit{Action: "cluster.remove", Resource: "node/" + id, Decision: fsm.Allowed}),
+	} {
+		cmd.Term, cmd.Reads = term, reads
+		result, err := n.Propose(ctx, cmd)
+		if err == nil {
+			err = codeError(result)
+		}
+		if err != nil {
+			return fmt.Errorf("clean up %s: %w", id, err)
+		}
+	}
+	n.log.Warn("removed a member that was silent for too long", "member", id, "silent", silent)
+	return nil
 }
 
 // wait waits for a raft future, which raft does not answer after a shutdown.

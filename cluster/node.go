@@ -74,6 +74,9 @@ type Config struct {
 
 	// Level is the highest feature level that this node's build knows; 0: what package fsm knows. Tests of upgrades set it.
 	Level uint32
+	// Stabilise is how long a member has to keep up before it becomes a voter, until people set that
+	// (fsm.Membership); default 5 s. The first three voters are not held up by the default.
+	Stabilise time.Duration
 
 	// CheckpointEvery is how often the leader asks for signatures while the audit tree grows; default 10 s.
 	CheckpointEvery time.Duration
@@ -102,6 +105,9 @@ func (cfg *Config) fill() {
 	}
 	if cfg.Clock == nil {
 		cfg.Clock = time.Now
+	}
+	if cfg.Stabilise <= 0 {
+		cfg.Stabilise = stabilise
 	}
 	if cfg.CheckpointEvery <= 0 {
 		cfg.CheckpointEvery = 10 * time.Second
@@ -149,6 +155,7 @@ type Node struct {
 	clock    clockState
 	heads    *signedHead
 	known    *knownMembers
+	census   *census
 	gossip   gossiper
 	cert     nodeCertificate
 
@@ -226,6 +233,7 @@ func Open(cfg Config) (_ *Node, err error) {
 	}
 	n.proposer = newProposer(n.raft, n.unixMilli, n.leaderInfo, n.IsLeader)
 	n.peers = newPeerClients(cfg.Transport)
+	n.census = &census{probe: n.askApplied}
 	n.serve()
 
 	n.leaders.follow(n.raft, &n.meter.leaderChanges)

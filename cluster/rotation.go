@@ -45,7 +45,8 @@ func (n *Node) rotationDue(cl fsm.Cluster, members []fsm.Member, threshold int) 
 		return true
 	}
 	for _, id := range deal.Members {
-		if !slices.ContainsFunc(members, func(m fsm.Member) bool { return m.ID == id }) {
+		i := slices.IndexFunc(members, func(m fsm.Member) bool { return m.ID == id })
+		if i < 0 || threshold == 0 && members[i].NonVoter { // no deal without it will follow
 			return true
 		}
 	}

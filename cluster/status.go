@@ -39,6 +39,10 @@ type MemberStatus struct {
 	fsm.Member
 	Voter    bool
 	HasShare bool // has proven its share of the current deal
+
+	// As this node has heard itself while it leads.
+	Silent       time.Duration // nothing for that long; 0: it answers, or was not asked yet
+	AppliedIndex uint64        // when it answered last
 }
 
 // Status looks at this node only; it asks nobody.
@@ -68,7 +72,13 @@ func (n *Node) Status() Status {
 		voters[string(server.ID)] = server.Suffrage == raft.Voter
 	}
 	for _, m := range n.store.Members() {
-		s.Members = append(s.Members, MemberStatus{Member: m, Voter: voters[m.ID], HasShare: provers[m.ID]})
+		one := MemberStatus{Member: m, Voter: voters[m.ID], HasShare: provers[m.ID]}
+		if m.ID == n.cfg.ID {
+			one.AppliedIndex = s.Applied
+		} else if seen, ok := n.census.of(m.ID); ok && s.IsLeader {
+			one.AppliedIndex, one.Silent = seen.applied, n.census.silentFor(m.ID, time.Now())
+		}
+		s.Members = append(s.Members, one)
 	}
 	return s
 }

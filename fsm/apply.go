@@ -214,6 +214,10 @@ func (t *tx) dispatch(cmd *Command, body any, before *request, first bool) outco
 		return t.memberRemove(body)
 	case *Quarantine:
 		return t.quarantine(body)
+	case *MemberVote:
+		return t.memberVote(body)
+	case *MembershipSet:
+		return t.membershipSet(body)
 	case *DealPropose:
 		return t.dealPropose(body)
 	case *DealCommit:
@@ -361,7 +365,7 @@ func readable(name string) bool {
 	kind, _, _ := strings.Cut(name, "/")
 	switch kind {
 	case ObjCluster, ObjPolicies, "user", "workload", "roles", "token", "secretid", "enrolment", "jointoken",
-		"certificate", "policy", "vault", "secret", "key", "member", "keyrotation", "operators",
+		"certificate", "policy", "vault", "secret", "key", "member", ObjMembership, "keyrotation", "operators",
 		"pipeline", "runner", "sealrevocation",
 		ObjIssuers, ObjClaimBindings, "issuer", "claimbinding",
 		"lease", "leaserole",

@@ -340,6 +340,10 @@ func NewBody(kind Kind) (body any, known bool) {
 		return new(OperatorsAbort), true
 	case KindLevelRaise:
 		return new(LevelRaise), true
+	case KindMemberVote:
+		return new(MemberVote), true
+	case KindMembershipSet:
+		return new(MembershipSet), true
 	}
 	return nil, false
 }

@@ -89,6 +89,9 @@ const (
 	KindOperatorsCommit  Kind = 156 // OperatorsCommit (duty)
 	KindOperatorsAbort   Kind = 157 // OperatorsAbort
 
+	KindMemberVote    Kind = 160 // MemberVote
+	KindMembershipSet Kind = 161 // MembershipSet
+
 	KindLevelRaise Kind = 170 // LevelRaise
 	KindBackup     Kind = 180 // Backup (duty)
 )

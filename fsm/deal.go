@@ -26,7 +26,7 @@ func (t *tx) dealPropose(b *DealPropose) outcome {
 	seen := make(map[string]bool, n)
 	for _, id := range d.Members {
 		m := find[Member](t, ObjMember(id))
-		if m == nil || !m.Approved || m.Quarantined {
+		if m == nil || !m.Approved || m.Quarantined || m.NonVoter {
 			return refuse(CodeDenied)
 		}
 		if seen[id] {

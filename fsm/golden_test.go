@@ -86,7 +86,7 @@ func goldens() (names []string, forms map[string][]byte, back map[string]func([]
 		"consumer/x", keyConsumers,
 		ObjLeaseRole("v", "r"), "leaseterms/x", "lease/x", "leasemark/x",
 		ObjRotation("v", "p"), "rotated/x", ObjRotations,
-		ObjKeyRotation("root"), ObjOperatorsNext, "signers/x", ObjLevel, ObjBackup,
+		ObjKeyRotation("root"), ObjOperatorsNext, "signers/x", ObjLevel, ObjBackup, ObjMembership,
 	} {
 		o := newObject(name)
 		n := 7
@@ -111,7 +111,7 @@ func goldens() (names []string, forms map[string][]byte, back map[string]func([]
 		*filled(&Issuer{}), *filled(&ClaimBinding{}),
 		*filled(&LeaseRole{}), *filled(&Lease{}),
 		*filled(&Rotation{}),
-		*filled(&OperatorSet{}),
+		*filled(&OperatorSet{}), *filled(&Membership{}),
 	} {
 		add("mac/"+strings.ReplaceAll(r.MACDomain(), "/", "-"), r.MACBody(), nil, nil)
 	}

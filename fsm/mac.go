@@ -74,7 +74,11 @@ func (Member) MACDomain() string { return MACDomainMember }
 
 // MACBody covers who the member is and what it may have, not where it is.
 func (m Member) MACBody() []byte {
-	return tuple(nil).text(m.ID).bytes(m.Key).text(m.SealKind).flag(m.Approved).flag(m.Quarantined)
+	t := tuple(nil).text(m.ID).bytes(m.Key).text(m.SealKind).flag(m.Approved).flag(m.Quarantined)
+	if m.NonVoter { // one field more: records of voters stay as they were
+		t = t.flag(true)
+	}
+	return t
 }
 
 // MACDomain of a vault.
@@ -147,7 +151,11 @@ func (JoinToken) MACDomain() string { return MACDomainJoinToken }
 
 // MACBody covers the one key it admits.
 func (j JoinToken) MACBody() []byte {
-	return tuple(nil).bytes(j.Hash).text(j.Node).bytes(j.Fingerprint).number(uint64(j.Expires))
+	t := tuple(nil).bytes(j.Hash).text(j.Node).bytes(j.Fingerprint).number(uint64(j.Expires))
+	if j.NonVoter {
+		t = t.flag(true)
+	}
+	return t
 }
 
 // MACDomain of a client certificate.

@@ -13,7 +13,7 @@ func (t *tx) genesis(b *Genesis) outcome {
 	if t.cluster() != nil {
 		return refuse(CodeInitialised)
 	}
-	if b.Cluster.ID == [16]byte{} || len(b.Cluster.Restored) > 0 || !segment(b.Member.ID) || len(b.Member.Key) == 0 {
+	if b.Cluster.ID == [16]byte{} || len(b.Cluster.Restored) > 0 || !segment(b.Member.ID) || len(b.Member.Key) == 0 || b.Member.NonVoter {
 		return refuse(CodeInvalid)
 	}
 	if b.Cluster.RequireHardware && b.Member.SealKind == SealSoftware {
@@ -114,7 +114,7 @@ func (t *tx) memberJoin(b *MemberJoin) outcome {
 		return refuse(CodeNotFound)
 	}
 	fingerprint := sha256.Sum256(m.Key)
-	if token.Node != m.ID || !bytes.Equal(token.Fingerprint, fingerprint[:]) {
+	if token.Node != m.ID || !bytes.Equal(token.Fingerprint, fingerprint[:]) || token.NonVoter != m.NonVoter {
 		return refuse(CodeDenied)
 	}
 	have := find[Member](t, ObjMember(m.ID))
@@ -212,15 +212,8 @@ func (t *tx) memberRemove(b *MemberRemove) outcome {
 	if have == nil {
 		return refuse(CodeNotFound)
 	}
-	others := 0
-	t.scan("member/", func(name string, _ object) bool {
-		if name != ObjMember(b.ID) {
-			others++
-		}
-		return others == 0
-	})
-	if others == 0 {
-		return refuse(CodeInvalid)
+	if !t.otherVoter(b.ID) {
+		return refuse(CodeInvalid) // nobody would be left who decides
 	}
 	t.del(ObjMember(b.ID))
 	t.putSigners()

@@ -159,6 +159,8 @@ func newObject(name string) object {
 		return new(WrappedKey)
 	case "member":
 		return new(Member)
+	case ObjMembership:
+		return new(Membership)
 	case "deal":
 		return new(Deal)
 	case "checkpoint":

@@ -48,9 +48,10 @@ type Member struct {
 	SealKind    string // "pkcs11" or "software"
 	Approved    bool
 	Quarantined bool
+	NonVoter    bool   // for good: it follows the log, has no vote and holds no share
 	Joined      uint64 // Raft index, set by Apply
 	ClientCert  []byte // PEM chain for the clients' port
-	MAC         []byte // over ID, Key, SealKind, Approved, Quarantined
+	MAC         []byte // over ID, Key, SealKind, Approved, Quarantined, NonVoter
 	Level       uint32 // the highest that its build knows, as it announced; 0 counts as 1
 	Changed     uint64
 }
@@ -215,6 +216,7 @@ type JoinToken struct {
 	Node        string
 	Fingerprint []byte // SHA-256 of the PKIX key that may use it
 	Expires     int64
+	NonVoter    bool // the node joins without a vote, for good
 	Used        bool
 	MAC         []byte
 	Changed     uint64

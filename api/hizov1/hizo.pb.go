@@ -4117,6 +4117,10 @@ type Member struct {
 	Voter          bool                   `protobuf:"varint,8,opt,name=voter,proto3" json:"voter,omitempty"`
 	Leader         bool                   `protobuf:"varint,9,opt,name=leader,proto3" json:"leader,omitempty"`
 	HoldsShare     bool                   `protobuf:"varint,10,opt,name=holds_share,json=holdsShare,proto3" json:"holds_share,omitempty"`
+	NonVoter       bool                   `protobuf:"varint,11,opt,name=non_voter,json=nonVoter,proto3" json:"non_voter,omitempty"`             // for good, or until it is promoted
+	Level          uint32                 `protobuf:"varint,12,opt,name=level,proto3" json:"level,omitempty"`                                   // highest feature level that it knows
+	SilentMs       int64                  `protobuf:"varint,13,opt,name=silent_ms,json=silentMs,proto3" json:"silent_ms,omitempty"`             // the leader has heard nothing of it for that long; 0: it answers
+	AppliedIndex   uint64                 `protobuf:"varint,14,opt,name=applied_index,json=appliedIndex,proto3" json:"applied_index,omitempty"` // how far it was when it answered last; 0: not asked yet
 	unknownFields  protoimpl.UnknownFields
 	sizeCache      protoimpl.SizeCache
 }
@@ -4221,6 +4225,366 @@ func (x *Member) GetHoldsShare() bool {
 	return false
 }
 
+func (x *Member) GetNonVoter() bool {
+	if x != nil {
+		return x.NonVoter
+	}
+	return false
+}
+
+func (x *Member) GetLevel() uint32 {
+	if x != nil {
+		return x.Level
+	}
+	return 0
+}
+
+func (x *Member) GetSilentMs() int64 {
+	if x != nil {
+		return x.SilentMs
+	}
+	return 0
+}
+
+func (x *Member) GetAppliedIndex() uint64 {
+	if x != nil {
+		return x.AppliedIndex
+	}
+	return 0
+}
+
+type PromoteRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Node          string                 `protobuf:"bytes,1,opt,name=node,proto3" json:"node,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PromoteRequest) Reset() {
+	*x = PromoteRequest{}
+	mi := &file_hizov1_hizo_proto_msgTypes[71]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PromoteRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PromoteRequest) ProtoMessage() {}
+
+func (x *PromoteRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_hizov1_hizo_proto_msgTypes[71]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PromoteRequest.ProtoReflect.Descriptor instead.
+func (*PromoteRequest) Descriptor() ([]byte, []int) {
+	return file_hizov1_hizo_proto_rawDescGZIP(), []int{71}
+}
+
+func (x *PromoteRequest) GetNode() string {
+	if x != nil {
+		return x.Node
+	}
+	return ""
+}
+
+type DemoteRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Node          string                 `protobuf:"bytes,1,opt,name=node,proto3" json:"node,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DemoteRequest) Reset() {
+	*x = DemoteRequest{}
+	mi := &file_hizov1_hizo_proto_msgTypes[72]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DemoteRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DemoteRequest) ProtoMessage() {}
+
+func (x *DemoteRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_hizov1_hizo_proto_msgTypes[72]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DemoteRequest.ProtoReflect.Descriptor instead.
+func (*DemoteRequest) Descriptor() ([]byte, []int) {
+	return file_hizov1_hizo_proto_rawDescGZIP(), []int{72}
+}
+
+func (x *DemoteRequest) GetNode() string {
+	if x != nil {
+		return x.Node
+	}
+	return ""
+}
+
+type TransferLeaderRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Node          string                 `protobuf:"bytes,1,opt,name=node,proto3" json:"node,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *TransferLeaderRequest) Reset() {
+	*x = TransferLeaderRequest{}
+	mi := &file_hizov1_hizo_proto_msgTypes[73]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *TransferLeaderRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*TransferLeaderRequest) ProtoMessage() {}
+
+func (x *TransferLeaderRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_hizov1_hizo_proto_msgTypes[73]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use TransferLeaderRequest.ProtoReflect.Descriptor instead.
+func (*TransferLeaderRequest) Descriptor() ([]byte, []int) {
+	return file_hizov1_hizo_proto_rawDescGZIP(), []int{73}
+}
+
+func (x *TransferLeaderRequest) GetNode() string {
+	if x != nil {
+		return x.Node
+	}
+	return ""
+}
+
+type TransferLeaderResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	LeaderId      string                 `protobuf:"bytes,1,opt,name=leader_id,json=leaderId,proto3" json:"leader_id,omitempty"`
+	LeaderAddr    string                 `protobuf:"bytes,2,opt,name=leader_addr,json=leaderAddr,proto3" json:"leader_addr,omitempty"` // for clients
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *TransferLeaderResponse) Reset() {
+	*x = TransferLeaderResponse{}
+	mi := &file_hizov1_hizo_proto_msgTypes[74]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *TransferLeaderResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*TransferLeaderResponse) ProtoMessage() {}
+
+func (x *TransferLeaderResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_hizov1_hizo_proto_msgTypes[74]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use TransferLeaderResponse.ProtoReflect.Descriptor instead.
+func (*TransferLeaderResponse) Descriptor() ([]byte, []int) {
+	return file_hizov1_hizo_proto_rawDescGZIP(), []int{74}
+}
+
+func (x *TransferLeaderResponse) GetLeaderId() string {
+	if x != nil {
+		return x.LeaderId
+	}
+	return ""
+}
+
+func (x *TransferLeaderResponse) GetLeaderAddr() string {
+	if x != nil {
+		return x.LeaderAddr
+	}
+	return ""
+}
+
+type GetMembershipRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetMembershipRequest) Reset() {
+	*x = GetMembershipRequest{}
+	mi := &file_hizov1_hizo_proto_msgTypes[75]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetMembershipRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetMembershipRequest) ProtoMessage() {}
+
+func (x *GetMembershipRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_hizov1_hizo_proto_msgTypes[75]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetMembershipRequest.ProtoReflect.Descriptor instead.
+func (*GetMembershipRequest) Descriptor() ([]byte, []int) {
+	return file_hizov1_hizo_proto_rawDescGZIP(), []int{75}
+}
+
+type MembershipSettings struct {
+	state          protoimpl.MessageState `protogen:"open.v1"`
+	StabiliseMs    int64                  `protobuf:"varint,1,opt,name=stabilise_ms,json=stabiliseMs,proto3" json:"stabilise_ms,omitempty"`              // how long a member has to keep up before it becomes a voter
+	CleanUpAfterMs int64                  `protobuf:"varint,2,opt,name=clean_up_after_ms,json=cleanUpAfterMs,proto3" json:"clean_up_after_ms,omitempty"` // silent for that long, it is removed; 0: never
+	Set            bool                   `protobuf:"varint,3,opt,name=set,proto3" json:"set,omitempty"`                                                 // false: the defaults
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
+}
+
+func (x *MembershipSettings) Reset() {
+	*x = MembershipSettings{}
+	mi := &file_hizov1_hizo_proto_msgTypes[76]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *MembershipSettings) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*MembershipSettings) ProtoMessage() {}
+
+func (x *MembershipSettings) ProtoReflect() protoreflect.Message {
+	mi := &file_hizov1_hizo_proto_msgTypes[76]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use MembershipSettings.ProtoReflect.Descriptor instead.
+func (*MembershipSettings) Descriptor() ([]byte, []int) {
+	return file_hizov1_hizo_proto_rawDescGZIP(), []int{76}
+}
+
+func (x *MembershipSettings) GetStabiliseMs() int64 {
+	if x != nil {
+		return x.StabiliseMs
+	}
+	return 0
+}
+
+func (x *MembershipSettings) GetCleanUpAfterMs() int64 {
+	if x != nil {
+		return x.CleanUpAfterMs
+	}
+	return 0
+}
+
+func (x *MembershipSettings) GetSet() bool {
+	if x != nil {
+		return x.Set
+	}
+	return false
+}
+
+type SetMembershipRequest struct {
+	state          protoimpl.MessageState `protogen:"open.v1"`
+	StabiliseMs    *int64                 `protobuf:"varint,1,opt,name=stabilise_ms,json=stabiliseMs,proto3,oneof" json:"stabilise_ms,omitempty"`              // absent: as it is
+	CleanUpAfterMs *int64                 `protobuf:"varint,2,opt,name=clean_up_after_ms,json=cleanUpAfterMs,proto3,oneof" json:"clean_up_after_ms,omitempty"` // 0: off
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
+}
+
+func (x *SetMembershipRequest) Reset() {
+	*x = SetMembershipRequest{}
+	mi := &file_hizov1_hizo_proto_msgTypes[77]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SetMembershipRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SetMembershipRequest) ProtoMessage() {}
+
+func (x *SetMembershipRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_hizov1_hizo_proto_msgTypes[77]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SetMembershipRequest.ProtoReflect.Descriptor instead.
+func (*SetMembershipRequest) Descriptor() ([]byte, []int) {
+	return file_hizov1_hizo_proto_rawDescGZIP(), []int{77}
+}
+
+func (x *SetMembershipRequest) GetStabiliseMs() int64 {
+	if x != nil && x.StabiliseMs != nil {
+		return *x.StabiliseMs
+	}
+	return 0
+}
+
+func (x *SetMembershipRequest) GetCleanUpAfterMs() int64 {
+	if x != nil && x.CleanUpAfterMs != nil {
+		return *x.CleanUpAfterMs
+	}
+	return 0
+}
+
 type UnsealRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Share         string                 `protobuf:"bytes,1,opt,name=share,proto3" json:"share,omitempty"`
@@ -4230,7 +4594,7 @@ type UnsealRequest struct {
 
 func (x *UnsealRequest) Reset() {
 	*x = UnsealRequest{}
-	mi := &file_hizov1_hizo_proto_msgTypes[71]
+	mi := &file_hizov1_hizo_proto_msgTypes[78]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4242,7 +4606,7 @@ func (x *UnsealRequest) String() string {
 func (*UnsealRequest) ProtoMessage() {}
 
 func (x *UnsealRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_hizov1_hizo_proto_msgTypes[71]
+	mi := &file_hizov1_hizo_proto_msgTypes[78]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4255,7 +4619,7 @@ func (x *UnsealRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UnsealRequest.ProtoReflect.Descriptor instead.
 func (*UnsealRequest) Descriptor() ([]byte, []int) {
-	return file_hizov1_hizo_proto_rawDescGZIP(), []int{71}
+	return file_hizov1_hizo_proto_rawDescGZIP(), []int{78}
 }
 
 func (x *UnsealRequest) GetShare() string {
@@ -4276,7 +4640,7 @@ type UnsealResponse struct {
 
 func (x *UnsealResponse) Reset() {
 	*x = UnsealResponse{}
-	mi := &file_hizov1_hizo_proto_msgTypes[72]
+	mi := &file_hizov1_hizo_proto_msgTypes[79]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4288,7 +4652,7 @@ func (x *UnsealResponse) String() string {
 func (*UnsealResponse) ProtoMessage() {}
 
 func (x *UnsealResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_hizov1_hizo_proto_msgTypes[72]
+	mi := &file_hizov1_hizo_proto_msgTypes[79]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4301,7 +4665,7 @@ func (x *UnsealResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UnsealResponse.ProtoReflect.Descriptor instead.
 func (*UnsealResponse) Descriptor() ([]byte, []int) {
-	return file_hizov1_hizo_proto_rawDescGZIP(), []int{72}
+	return file_hizov1_hizo_proto_rawDescGZIP(), []int{79}
 }
 
 func (x *UnsealResponse) GetSealed() bool {
@@ -4333,7 +4697,7 @@ type SealRequest struct {
 
 func (x *SealRequest) Reset() {
 	*x = SealRequest{}
-	mi := &file_hizov1_hizo_proto_msgTypes[73]
+	mi := &file_hizov1_hizo_proto_msgTypes[80]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4345,7 +4709,7 @@ func (x *SealRequest) String() string {
 func (*SealRequest) ProtoMessage() {}
 
 func (x *SealRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_hizov1_hizo_proto_msgTypes[73]
+	mi := &file_hizov1_hizo_proto_msgTypes[80]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4358,7 +4722,7 @@ func (x *SealRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SealRequest.ProtoReflect.Descriptor instead.
 func (*SealRequest) Descriptor() ([]byte, []int) {
-	return file_hizov1_hizo_proto_rawDescGZIP(), []int{73}
+	return file_hizov1_hizo_proto_rawDescGZIP(), []int{80}
 }
 
 type SealResponse struct {
@@ -4369,7 +4733,7 @@ type SealResponse struct {
 
 func (x *SealResponse) Reset() {
 	*x = SealResponse{}
-	mi := &file_hizov1_hizo_proto_msgTypes[74]
+	mi := &file_hizov1_hizo_proto_msgTypes[81]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4381,7 +4745,7 @@ func (x *SealResponse) String() string {
 func (*SealResponse) ProtoMessage() {}
 
 func (x *SealResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_hizov1_hizo_proto_msgTypes[74]
+	mi := &file_hizov1_hizo_proto_msgTypes[81]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4394,7 +4758,7 @@ func (x *SealResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SealResponse.ProtoReflect.Descriptor instead.
 func (*SealResponse) Descriptor() ([]byte, []int) {
-	return file_hizov1_hizo_proto_rawDescGZIP(), []int{74}
+	return file_hizov1_hizo_proto_rawDescGZIP(), []int{81}
 }
 
 type JoinTokenRequest struct {
@@ -4402,13 +4766,14 @@ type JoinTokenRequest struct {
 	Node           string                 `protobuf:"bytes,1,opt,name=node,proto3" json:"node,omitempty"`
 	KeyFingerprint string                 `protobuf:"bytes,2,opt,name=key_fingerprint,json=keyFingerprint,proto3" json:"key_fingerprint,omitempty"`
 	TtlSeconds     int64                  `protobuf:"varint,3,opt,name=ttl_seconds,json=ttlSeconds,proto3" json:"ttl_seconds,omitempty"` // 0: 1 h
+	NonVoter       bool                   `protobuf:"varint,4,opt,name=non_voter,json=nonVoter,proto3" json:"non_voter,omitempty"`       // the node joins without a vote, for good
 	unknownFields  protoimpl.UnknownFields
 	sizeCache      protoimpl.SizeCache
 }
 
 func (x *JoinTokenRequest) Reset() {
 	*x = JoinTokenRequest{}
-	mi := &file_hizov1_hizo_proto_msgTypes[75]
+	mi := &file_hizov1_hizo_proto_msgTypes[82]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4420,7 +4785,7 @@ func (x *JoinTokenRequest) String() string {
 func (*JoinTokenRequest) ProtoMessage() {}
 
 func (x *JoinTokenRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_hizov1_hizo_proto_msgTypes[75]
+	mi := &file_hizov1_hizo_proto_msgTypes[82]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4433,7 +4798,7 @@ func (x *JoinTokenRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use JoinTokenRequest.ProtoReflect.Descriptor instead.
 func (*JoinTokenRequest) Descriptor() ([]byte, []int) {
-	return file_hizov1_hizo_proto_rawDescGZIP(), []int{75}
+	return file_hizov1_hizo_proto_rawDescGZIP(), []int{82}
 }
 
 func (x *JoinTokenRequest) GetNode() string {
@@ -4457,6 +4822,13 @@ func (x *JoinTokenRequest) GetTtlSeconds() int64 {
 	return 0
 }
 
+func (x *JoinTokenRequest) GetNonVoter() bool {
+	if x != nil {
+		return x.NonVoter
+	}
+	return false
+}
+
 type JoinTokenResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Token         string                 `protobuf:"bytes,1,opt,name=token,proto3" json:"token,omitempty"`
@@ -4467,7 +4839,7 @@ type JoinTokenResponse struct {
 
 func (x *JoinTokenResponse) Reset() {
 	*x = JoinTokenResponse{}
-	mi := &file_hizov1_hizo_proto_msgTypes[76]
+	mi := &file_hizov1_hizo_proto_msgTypes[83]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4479,7 +4851,7 @@ func (x *JoinTokenResponse) String() string {
 func (*JoinTokenResponse) ProtoMessage() {}
 
 func (x *JoinTokenResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_hizov1_hizo_proto_msgTypes[76]
+	mi := &file_hizov1_hizo_proto_msgTypes[83]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4492,7 +4864,7 @@ func (x *JoinTokenResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use JoinTokenResponse.ProtoReflect.Descriptor instead.
 func (*JoinTokenResponse) Descriptor() ([]byte, []int) {
-	return file_hizov1_hizo_proto_rawDescGZIP(), []int{76}
+	return file_hizov1_hizo_proto_rawDescGZIP(), []int{83}
 }
 
 func (x *JoinTokenResponse) GetToken() string {
@@ -4519,7 +4891,7 @@ type ApproveRequest struct {
 
 func (x *ApproveRequest) Reset() {
 	*x = ApproveRequest{}
-	mi := &file_hizov1_hizo_proto_msgTypes[77]
+	mi := &file_hizov1_hizo_proto_msgTypes[84]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4531,7 +4903,7 @@ func (x *ApproveRequest) String() string {
 func (*ApproveRequest) ProtoMessage() {}
 
 func (x *ApproveRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_hizov1_hizo_proto_msgTypes[77]
+	mi := &file_hizov1_hizo_proto_msgTypes[84]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4544,7 +4916,7 @@ func (x *ApproveRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ApproveRequest.ProtoReflect.Descriptor instead.
 func (*ApproveRequest) Descriptor() ([]byte, []int) {
-	return file_hizov1_hizo_proto_rawDescGZIP(), []int{77}
+	return file_hizov1_hizo_proto_rawDescGZIP(), []int{84}
 }
 
 func (x *ApproveRequest) GetNode() string {
@@ -4571,7 +4943,7 @@ type QuarantineRequest struct {
 
 func (x *QuarantineRequest) Reset() {
 	*x = QuarantineRequest{}
-	mi := &file_hizov1_hizo_proto_msgTypes[78]
+	mi := &file_hizov1_hizo_proto_msgTypes[85]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4583,7 +4955,7 @@ func (x *QuarantineRequest) String() string {
 func (*QuarantineRequest) ProtoMessage() {}
 
 func (x *QuarantineRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_hizov1_hizo_proto_msgTypes[78]
+	mi := &file_hizov1_hizo_proto_msgTypes[85]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4596,7 +4968,7 @@ func (x *QuarantineRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use QuarantineRequest.ProtoReflect.Descriptor instead.
 func (*QuarantineRequest) Descriptor() ([]byte, []int) {
-	return file_hizov1_hizo_proto_rawDescGZIP(), []int{78}
+	return file_hizov1_hizo_proto_rawDescGZIP(), []int{85}
 }
 
 func (x *QuarantineRequest) GetNode() string {
@@ -4622,7 +4994,7 @@ type RemoveRequest struct {
 
 func (x *RemoveRequest) Reset() {
 	*x = RemoveRequest{}
-	mi := &file_hizov1_hizo_proto_msgTypes[79]
+	mi := &file_hizov1_hizo_proto_msgTypes[86]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4634,7 +5006,7 @@ func (x *RemoveRequest) String() string {
 func (*RemoveRequest) ProtoMessage() {}
 
 func (x *RemoveRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_hizov1_hizo_proto_msgTypes[79]
+	mi := &file_hizov1_hizo_proto_msgTypes[86]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4647,7 +5019,7 @@ func (x *RemoveRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveRequest.ProtoReflect.Descriptor instead.
 func (*RemoveRequest) Descriptor() ([]byte, []int) {
-	return file_hizov1_hizo_proto_rawDescGZIP(), []int{79}
+	return file_hizov1_hizo_proto_rawDescGZIP(), []int{86}
 }
 
 func (x *RemoveRequest) GetNode() string {
@@ -4665,7 +5037,7 @@ type RemoveResponse struct {
 
 func (x *RemoveResponse) Reset() {
 	*x = RemoveResponse{}
-	mi := &file_hizov1_hizo_proto_msgTypes[80]
+	mi := &file_hizov1_hizo_proto_msgTypes[87]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4677,7 +5049,7 @@ func (x *RemoveResponse) String() string {
 func (*RemoveResponse) ProtoMessage() {}
 
 func (x *RemoveResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_hizov1_hizo_proto_msgTypes[80]
+	mi := &file_hizov1_hizo_proto_msgTypes[87]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4690,7 +5062,7 @@ func (x *RemoveResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveResponse.ProtoReflect.Descriptor instead.
 func (*RemoveResponse) Descriptor() ([]byte, []int) {
-	return file_hizov1_hizo_proto_rawDescGZIP(), []int{80}
+	return file_hizov1_hizo_proto_rawDescGZIP(), []int{87}
 }
 
 type InjectRequest_Ref struct {
@@ -4705,7 +5077,7 @@ type InjectRequest_Ref struct {
 
 func (x *InjectRequest_Ref) Reset() {
 	*x = InjectRequest_Ref{}
-	mi := &file_hizov1_hizo_proto_msgTypes[84]
+	mi := &file_hizov1_hizo_proto_msgTypes[91]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4717,7 +5089,7 @@ func (x *InjectRequest_Ref) String() string {
 func (*InjectRequest_Ref) ProtoMessage() {}
 
 func (x *InjectRequest_Ref) ProtoReflect() protoreflect.Message {
-	mi := &file_hizov1_hizo_proto_msgTypes[84]
+	mi := &file_hizov1_hizo_proto_msgTypes[91]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4771,7 +5143,7 @@ type InjectRequest_Sealed struct {
 
 func (x *InjectRequest_Sealed) Reset() {
 	*x = InjectRequest_Sealed{}
-	mi := &file_hizov1_hizo_proto_msgTypes[85]
+	mi := &file_hizov1_hizo_proto_msgTypes[92]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4783,7 +5155,7 @@ func (x *InjectRequest_Sealed) String() string {
 func (*InjectRequest_Sealed) ProtoMessage() {}
 
 func (x *InjectRequest_Sealed) ProtoReflect() protoreflect.Message {
-	mi := &file_hizov1_hizo_proto_msgTypes[85]
+	mi := &file_hizov1_hizo_proto_msgTypes[92]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4824,7 +5196,7 @@ type InjectResponse_Value struct {
 
 func (x *InjectResponse_Value) Reset() {
 	*x = InjectResponse_Value{}
-	mi := &file_hizov1_hizo_proto_msgTypes[86]
+	mi := &file_hizov1_hizo_proto_msgTypes[93]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4836,7 +5208,7 @@ func (x *InjectResponse_Value) String() string {
 func (*InjectResponse_Value) ProtoMessage() {}
 
 func (x *InjectResponse_Value) ProtoReflect() protoreflect.Message {
-	mi := &file_hizov1_hizo_proto_msgTypes[86]
+	mi := &file_hizov1_hizo_proto_msgTypes[93]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4888,7 +5260,7 @@ type InjectResponse_Variable struct {
 
 func (x *InjectResponse_Variable) Reset() {
 	*x = InjectResponse_Variable{}
-	mi := &file_hizov1_hizo_proto_msgTypes[87]
+	mi := &file_hizov1_hizo_proto_msgTypes[94]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4900,7 +5272,7 @@ func (x *InjectResponse_Variable) String() string {
 func (*InjectResponse_Variable) ProtoMessage() {}
 
 func (x *InjectResponse_Variable) ProtoReflect() protoreflect.Message {
-	mi := &file_hizov1_hizo_proto_msgTypes[87]
+	mi := &file_hizov1_hizo_proto_msgTypes[94]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4962,7 +5334,7 @@ type ListSecretsResponse_Item struct {
 
 func (x *ListSecretsResponse_Item) Reset() {
 	*x = ListSecretsResponse_Item{}
-	mi := &file_hizov1_hizo_proto_msgTypes[88]
+	mi := &file_hizov1_hizo_proto_msgTypes[95]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4974,7 +5346,7 @@ func (x *ListSecretsResponse_Item) String() string {
 func (*ListSecretsResponse_Item) ProtoMessage() {}
 
 func (x *ListSecretsResponse_Item) ProtoReflect() protoreflect.Message {
-	mi := &file_hizov1_hizo_proto_msgTypes[88]
+	mi := &file_hizov1_hizo_proto_msgTypes[95]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5024,7 +5396,7 @@ type VersionsResponse_Item struct {
 
 func (x *VersionsResponse_Item) Reset() {
 	*x = VersionsResponse_Item{}
-	mi := &file_hizov1_hizo_proto_msgTypes[89]
+	mi := &file_hizov1_hizo_proto_msgTypes[96]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5036,7 +5408,7 @@ func (x *VersionsResponse_Item) String() string {
 func (*VersionsResponse_Item) ProtoMessage() {}
 
 func (x *VersionsResponse_Item) ProtoReflect() protoreflect.Message {
-	mi := &file_hizov1_hizo_proto_msgTypes[89]
+	mi := &file_hizov1_hizo_proto_msgTypes[96]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5099,7 +5471,7 @@ type ListRolesResponse_Binding struct {
 
 func (x *ListRolesResponse_Binding) Reset() {
 	*x = ListRolesResponse_Binding{}
-	mi := &file_hizov1_hizo_proto_msgTypes[90]
+	mi := &file_hizov1_hizo_proto_msgTypes[97]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5111,7 +5483,7 @@ func (x *ListRolesResponse_Binding) String() string {
 func (*ListRolesResponse_Binding) ProtoMessage() {}
 
 func (x *ListRolesResponse_Binding) ProtoReflect() protoreflect.Message {
-	mi := &file_hizov1_hizo_proto_msgTypes[90]
+	mi := &file_hizov1_hizo_proto_msgTypes[97]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5501,7 +5873,7 @@ const file_hizov1_hizo_proto_rawDesc = "" +
 	"\bwarnings\x18\x13 \x03(\tR\bwarnings\"\x10\n" +
 	"\x0eMembersRequest\"<\n" +
 	"\x0fMembersResponse\x12)\n" +
-	"\amembers\x18\x01 \x03(\v2\x0f.hizo.v1.MemberR\amembers\"\xa9\x02\n" +
+	"\amembers\x18\x01 \x03(\v2\x0f.hizo.v1.MemberR\amembers\"\x9e\x03\n" +
 	"\x06Member\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x1b\n" +
 	"\tpeer_addr\x18\x02 \x01(\tR\bpeerAddr\x12\x1f\n" +
@@ -5515,7 +5887,31 @@ const file_hizov1_hizo_proto_rawDesc = "" +
 	"\x06leader\x18\t \x01(\bR\x06leader\x12\x1f\n" +
 	"\vholds_share\x18\n" +
 	" \x01(\bR\n" +
-	"holdsShare\"%\n" +
+	"holdsShare\x12\x1b\n" +
+	"\tnon_voter\x18\v \x01(\bR\bnonVoter\x12\x14\n" +
+	"\x05level\x18\f \x01(\rR\x05level\x12\x1b\n" +
+	"\tsilent_ms\x18\r \x01(\x03R\bsilentMs\x12#\n" +
+	"\rapplied_index\x18\x0e \x01(\x04R\fappliedIndex\"$\n" +
+	"\x0ePromoteRequest\x12\x12\n" +
+	"\x04node\x18\x01 \x01(\tR\x04node\"#\n" +
+	"\rDemoteRequest\x12\x12\n" +
+	"\x04node\x18\x01 \x01(\tR\x04node\"+\n" +
+	"\x15TransferLeaderRequest\x12\x12\n" +
+	"\x04node\x18\x01 \x01(\tR\x04node\"V\n" +
+	"\x16TransferLeaderResponse\x12\x1b\n" +
+	"\tleader_id\x18\x01 \x01(\tR\bleaderId\x12\x1f\n" +
+	"\vleader_addr\x18\x02 \x01(\tR\n" +
+	"leaderAddr\"\x16\n" +
+	"\x14GetMembershipRequest\"t\n" +
+	"\x12MembershipSettings\x12!\n" +
+	"\fstabilise_ms\x18\x01 \x01(\x03R\vstabiliseMs\x12)\n" +
+	"\x11clean_up_after_ms\x18\x02 \x01(\x03R\x0ecleanUpAfterMs\x12\x10\n" +
+	"\x03set\x18\x03 \x01(\bR\x03set\"\x95\x01\n" +
+	"\x14SetMembershipRequest\x12&\n" +
+	"\fstabilise_ms\x18\x01 \x01(\x03H\x00R\vstabiliseMs\x88\x01\x01\x12.\n" +
+	"\x11clean_up_after_ms\x18\x02 \x01(\x03H\x01R\x0ecleanUpAfterMs\x88\x01\x01B\x0f\n" +
+	"\r_stabilise_msB\x14\n" +
+	"\x12_clean_up_after_ms\"%\n" +
 	"\rUnsealRequest\x12\x14\n" +
 	"\x05share\x18\x01 \x01(\tR\x05share\"P\n" +
 	"\x0eUnsealResponse\x12\x16\n" +
@@ -5523,12 +5919,13 @@ const file_hizov1_hizo_proto_rawDesc = "" +
 	"\x04have\x18\x02 \x01(\rR\x04have\x12\x12\n" +
 	"\x04need\x18\x03 \x01(\rR\x04need\"\r\n" +
 	"\vSealRequest\"\x0e\n" +
-	"\fSealResponse\"p\n" +
+	"\fSealResponse\"\x8d\x01\n" +
 	"\x10JoinTokenRequest\x12\x12\n" +
 	"\x04node\x18\x01 \x01(\tR\x04node\x12'\n" +
 	"\x0fkey_fingerprint\x18\x02 \x01(\tR\x0ekeyFingerprint\x12\x1f\n" +
 	"\vttl_seconds\x18\x03 \x01(\x03R\n" +
-	"ttlSeconds\"L\n" +
+	"ttlSeconds\x12\x1b\n" +
+	"\tnon_voter\x18\x04 \x01(\bR\bnonVoter\"L\n" +
 	"\x11JoinTokenResponse\x12\x14\n" +
 	"\x05token\x18\x01 \x01(\tR\x05token\x12!\n" +
 	"\fexpires_unix\x18\x02 \x01(\x03R\vexpiresUnix\"M\n" +
@@ -5592,7 +5989,7 @@ const file_hizov1_hizo_proto_rawDesc = "" +
 	"\x06Search\x12\x16.hizo.v1.SearchRequest\x1a\x17.hizo.v1.SearchResponse\x128\n" +
 	"\x06Export\x12\x16.hizo.v1.ExportRequest\x1a\x14.hizo.v1.ExportChunk0\x01\x126\n" +
 	"\x05Prove\x12\x15.hizo.v1.ProveRequest\x1a\x16.hizo.v1.ProveResponse\x12K\n" +
-	"\x10LatestCheckpoint\x12\x1a.hizo.v1.CheckpointRequest\x1a\x1b.hizo.v1.CheckpointResponse2\xa3\x04\n" +
+	"\x10LatestCheckpoint\x12\x1a.hizo.v1.CheckpointRequest\x1a\x1b.hizo.v1.CheckpointResponse2\xf8\x06\n" +
 	"\x0eClusterService\x123\n" +
 	"\x04Init\x12\x14.hizo.v1.InitRequest\x1a\x15.hizo.v1.InitResponse\x129\n" +
 	"\x06Status\x12\x16.hizo.v1.StatusRequest\x1a\x17.hizo.v1.StatusResponse\x12<\n" +
@@ -5603,7 +6000,12 @@ const file_hizov1_hizo_proto_rawDesc = "" +
 	"\aApprove\x12\x17.hizo.v1.ApproveRequest\x1a\x0f.hizo.v1.Member\x129\n" +
 	"\n" +
 	"Quarantine\x12\x1a.hizo.v1.QuarantineRequest\x1a\x0f.hizo.v1.Member\x129\n" +
-	"\x06Remove\x12\x16.hizo.v1.RemoveRequest\x1a\x17.hizo.v1.RemoveResponseB(Z&github.com/hizo/hizo/api/hizov1;hizov1b\x06proto3"
+	"\x06Remove\x12\x16.hizo.v1.RemoveRequest\x1a\x17.hizo.v1.RemoveResponse\x123\n" +
+	"\aPromote\x12\x17.hizo.v1.PromoteRequest\x1a\x0f.hizo.v1.Member\x121\n" +
+	"\x06Demote\x12\x16.hizo.v1.DemoteRequest\x1a\x0f.hizo.v1.Member\x12Q\n" +
+	"\x0eTransferLeader\x12\x1e.hizo.v1.TransferLeaderRequest\x1a\x1f.hizo.v1.TransferLeaderResponse\x12K\n" +
+	"\rGetMembership\x12\x1d.hizo.v1.GetMembershipRequest\x1a\x1b.hizo.v1.MembershipSettings\x12K\n" +
+	"\rSetMembership\x12\x1d.hizo.v1.SetMembershipRequest\x1a\x1b.hizo.v1.MembershipSettingsB(Z&github.com/hizo/hizo/api/hizov1;hizov1b\x06proto3"
 
 var (
 	file_hizov1_hizo_proto_rawDescOnce sync.Once
@@ -5617,7 +6019,7 @@ func file_hizov1_hizo_proto_rawDescGZIP() []byte {
 	return file_hizov1_hizo_proto_rawDescData
 }
 
-var file_hizov1_hizo_proto_msgTypes = make([]protoimpl.MessageInfo, 92)
+var file_hizov1_hizo_proto_msgTypes = make([]protoimpl.MessageInfo, 99)
 var file_hizov1_hizo_proto_goTypes = []any{
 	(*LoginRequest)(nil),              // 0: hizo.v1.LoginRequest
 	(*LoginWorkloadRequest)(nil),      // 1: hizo.v1.LoginWorkloadRequest
@@ -5690,43 +6092,50 @@ var file_hizov1_hizo_proto_goTypes = []any{
 	(*MembersRequest)(nil),            // 68: hizo.v1.MembersRequest
 	(*MembersResponse)(nil),           // 69: hizo.v1.MembersResponse
 	(*Member)(nil),                    // 70: hizo.v1.Member
-	(*UnsealRequest)(nil),             // 71: hizo.v1.UnsealRequest
-	(*UnsealResponse)(nil),            // 72: hizo.v1.UnsealResponse
-	(*SealRequest)(nil),               // 73: hizo.v1.SealRequest
-	(*SealResponse)(nil),              // 74: hizo.v1.SealResponse
-	(*JoinTokenRequest)(nil),          // 75: hizo.v1.JoinTokenRequest
-	(*JoinTokenResponse)(nil),         // 76: hizo.v1.JoinTokenResponse
-	(*ApproveRequest)(nil),            // 77: hizo.v1.ApproveRequest
-	(*QuarantineRequest)(nil),         // 78: hizo.v1.QuarantineRequest
-	(*RemoveRequest)(nil),             // 79: hizo.v1.RemoveRequest
-	(*RemoveResponse)(nil),            // 80: hizo.v1.RemoveResponse
-	nil,                               // 81: hizo.v1.WhoAmIResponse.ClaimsEntry
-	nil,                               // 82: hizo.v1.PutRequest.FieldsEntry
-	nil,                               // 83: hizo.v1.RevealResponse.FieldsEntry
-	(*InjectRequest_Ref)(nil),         // 84: hizo.v1.InjectRequest.Ref
-	(*InjectRequest_Sealed)(nil),      // 85: hizo.v1.InjectRequest.Sealed
-	(*InjectResponse_Value)(nil),      // 86: hizo.v1.InjectResponse.Value
-	(*InjectResponse_Variable)(nil),   // 87: hizo.v1.InjectResponse.Variable
-	(*ListSecretsResponse_Item)(nil),  // 88: hizo.v1.ListSecretsResponse.Item
-	(*VersionsResponse_Item)(nil),     // 89: hizo.v1.VersionsResponse.Item
-	(*ListRolesResponse_Binding)(nil), // 90: hizo.v1.ListRolesResponse.Binding
-	nil,                               // 91: hizo.v1.AuditRecord.ClaimsEntry
+	(*PromoteRequest)(nil),            // 71: hizo.v1.PromoteRequest
+	(*DemoteRequest)(nil),             // 72: hizo.v1.DemoteRequest
+	(*TransferLeaderRequest)(nil),     // 73: hizo.v1.TransferLeaderRequest
+	(*TransferLeaderResponse)(nil),    // 74: hizo.v1.TransferLeaderResponse
+	(*GetMembershipRequest)(nil),      // 75: hizo.v1.GetMembershipRequest
+	(*MembershipSettings)(nil),        // 76: hizo.v1.MembershipSettings
+	(*SetMembershipRequest)(nil),      // 77: hizo.v1.SetMembershipRequest
+	(*UnsealRequest)(nil),             // 78: hizo.v1.UnsealRequest
+	(*UnsealResponse)(nil),            // 79: hizo.v1.UnsealResponse
+	(*SealRequest)(nil),               // 80: hizo.v1.SealRequest
+	(*SealResponse)(nil),              // 81: hizo.v1.SealResponse
+	(*JoinTokenRequest)(nil),          // 82: hizo.v1.JoinTokenRequest
+	(*JoinTokenResponse)(nil),         // 83: hizo.v1.JoinTokenResponse
+	(*ApproveRequest)(nil),            // 84: hizo.v1.ApproveRequest
+	(*QuarantineRequest)(nil),         // 85: hizo.v1.QuarantineRequest
+	(*RemoveRequest)(nil),             // 86: hizo.v1.RemoveRequest
+	(*RemoveResponse)(nil),            // 87: hizo.v1.RemoveResponse
+	nil,                               // 88: hizo.v1.WhoAmIResponse.ClaimsEntry
+	nil,                               // 89: hizo.v1.PutRequest.FieldsEntry
+	nil,                               // 90: hizo.v1.RevealResponse.FieldsEntry
+	(*InjectRequest_Ref)(nil),         // 91: hizo.v1.InjectRequest.Ref
+	(*InjectRequest_Sealed)(nil),      // 92: hizo.v1.InjectRequest.Sealed
+	(*InjectResponse_Value)(nil),      // 93: hizo.v1.InjectResponse.Value
+	(*InjectResponse_Variable)(nil),   // 94: hizo.v1.InjectResponse.Variable
+	(*ListSecretsResponse_Item)(nil),  // 95: hizo.v1.ListSecretsResponse.Item
+	(*VersionsResponse_Item)(nil),     // 96: hizo.v1.VersionsResponse.Item
+	(*ListRolesResponse_Binding)(nil), // 97: hizo.v1.ListRolesResponse.Binding
+	nil,                               // 98: hizo.v1.AuditRecord.ClaimsEntry
 }
 var file_hizov1_hizo_proto_depIdxs = []int32{
-	81, // 0: hizo.v1.WhoAmIResponse.claims:type_name -> hizo.v1.WhoAmIResponse.ClaimsEntry
+	88, // 0: hizo.v1.WhoAmIResponse.claims:type_name -> hizo.v1.WhoAmIResponse.ClaimsEntry
 	13, // 1: hizo.v1.ListVaultsResponse.vaults:type_name -> hizo.v1.Vault
-	82, // 2: hizo.v1.PutRequest.fields:type_name -> hizo.v1.PutRequest.FieldsEntry
-	83, // 3: hizo.v1.RevealResponse.fields:type_name -> hizo.v1.RevealResponse.FieldsEntry
-	84, // 4: hizo.v1.InjectRequest.refs:type_name -> hizo.v1.InjectRequest.Ref
-	85, // 5: hizo.v1.InjectRequest.sealed:type_name -> hizo.v1.InjectRequest.Sealed
-	86, // 6: hizo.v1.InjectResponse.values:type_name -> hizo.v1.InjectResponse.Value
-	87, // 7: hizo.v1.InjectResponse.variables:type_name -> hizo.v1.InjectResponse.Variable
-	88, // 8: hizo.v1.ListSecretsResponse.items:type_name -> hizo.v1.ListSecretsResponse.Item
-	89, // 9: hizo.v1.VersionsResponse.items:type_name -> hizo.v1.VersionsResponse.Item
+	89, // 2: hizo.v1.PutRequest.fields:type_name -> hizo.v1.PutRequest.FieldsEntry
+	90, // 3: hizo.v1.RevealResponse.fields:type_name -> hizo.v1.RevealResponse.FieldsEntry
+	91, // 4: hizo.v1.InjectRequest.refs:type_name -> hizo.v1.InjectRequest.Ref
+	92, // 5: hizo.v1.InjectRequest.sealed:type_name -> hizo.v1.InjectRequest.Sealed
+	93, // 6: hizo.v1.InjectResponse.values:type_name -> hizo.v1.InjectResponse.Value
+	94, // 7: hizo.v1.InjectResponse.variables:type_name -> hizo.v1.InjectResponse.Variable
+	95, // 8: hizo.v1.ListSecretsResponse.items:type_name -> hizo.v1.ListSecretsResponse.Item
+	96, // 9: hizo.v1.VersionsResponse.items:type_name -> hizo.v1.VersionsResponse.Item
 	30, // 10: hizo.v1.ListIdentitiesResponse.identities:type_name -> hizo.v1.Identity
-	90, // 11: hizo.v1.ListRolesResponse.bindings:type_name -> hizo.v1.ListRolesResponse.Binding
+	97, // 11: hizo.v1.ListRolesResponse.bindings:type_name -> hizo.v1.ListRolesResponse.Binding
 	46, // 12: hizo.v1.ListPoliciesResponse.policies:type_name -> hizo.v1.Policy
-	91, // 13: hizo.v1.AuditRecord.claims:type_name -> hizo.v1.AuditRecord.ClaimsEntry
+	98, // 13: hizo.v1.AuditRecord.claims:type_name -> hizo.v1.AuditRecord.ClaimsEntry
 	54, // 14: hizo.v1.SearchResponse.records:type_name -> hizo.v1.AuditRecord
 	54, // 15: hizo.v1.ProveResponse.record:type_name -> hizo.v1.AuditRecord
 	70, // 16: hizo.v1.MembersResponse.members:type_name -> hizo.v1.Member
@@ -5775,65 +6184,75 @@ var file_hizov1_hizo_proto_depIdxs = []int32{
 	64, // 59: hizo.v1.ClusterService.Init:input_type -> hizo.v1.InitRequest
 	66, // 60: hizo.v1.ClusterService.Status:input_type -> hizo.v1.StatusRequest
 	68, // 61: hizo.v1.ClusterService.Members:input_type -> hizo.v1.MembersRequest
-	71, // 62: hizo.v1.ClusterService.Unseal:input_type -> hizo.v1.UnsealRequest
-	73, // 63: hizo.v1.ClusterService.Seal:input_type -> hizo.v1.SealRequest
-	75, // 64: hizo.v1.ClusterService.CreateJoinToken:input_type -> hizo.v1.JoinTokenRequest
-	77, // 65: hizo.v1.ClusterService.Approve:input_type -> hizo.v1.ApproveRequest
-	78, // 66: hizo.v1.ClusterService.Quarantine:input_type -> hizo.v1.QuarantineRequest
-	79, // 67: hizo.v1.ClusterService.Remove:input_type -> hizo.v1.RemoveRequest
-	6,  // 68: hizo.v1.AuthService.Login:output_type -> hizo.v1.LoginResponse
-	6,  // 69: hizo.v1.AuthService.LoginWorkload:output_type -> hizo.v1.LoginResponse
-	6,  // 70: hizo.v1.AuthService.LoginCertificate:output_type -> hizo.v1.LoginResponse
-	6,  // 71: hizo.v1.AuthService.LoginToken:output_type -> hizo.v1.LoginResponse
-	6,  // 72: hizo.v1.AuthService.LoginSPIFFE:output_type -> hizo.v1.LoginResponse
-	6,  // 73: hizo.v1.AuthService.Enrol:output_type -> hizo.v1.LoginResponse
-	8,  // 74: hizo.v1.AuthService.Logout:output_type -> hizo.v1.LogoutResponse
-	6,  // 75: hizo.v1.AuthService.Renew:output_type -> hizo.v1.LoginResponse
-	11, // 76: hizo.v1.AuthService.WhoAmI:output_type -> hizo.v1.WhoAmIResponse
-	13, // 77: hizo.v1.VaultService.CreateVault:output_type -> hizo.v1.Vault
-	15, // 78: hizo.v1.VaultService.ListVaults:output_type -> hizo.v1.ListVaultsResponse
-	17, // 79: hizo.v1.SecretService.Put:output_type -> hizo.v1.PutResponse
-	19, // 80: hizo.v1.SecretService.Reveal:output_type -> hizo.v1.RevealResponse
-	21, // 81: hizo.v1.SecretService.Inject:output_type -> hizo.v1.InjectResponse
-	23, // 82: hizo.v1.SecretService.List:output_type -> hizo.v1.ListSecretsResponse
-	25, // 83: hizo.v1.SecretService.Versions:output_type -> hizo.v1.VersionsResponse
-	27, // 84: hizo.v1.SecretService.Delete:output_type -> hizo.v1.ChangeVersionsResponse
-	27, // 85: hizo.v1.SecretService.Undelete:output_type -> hizo.v1.ChangeVersionsResponse
-	27, // 86: hizo.v1.SecretService.Destroy:output_type -> hizo.v1.ChangeVersionsResponse
-	30, // 87: hizo.v1.IdentityService.CreateUser:output_type -> hizo.v1.Identity
-	32, // 88: hizo.v1.IdentityService.ListUsers:output_type -> hizo.v1.ListIdentitiesResponse
-	30, // 89: hizo.v1.IdentityService.DisableUser:output_type -> hizo.v1.Identity
-	30, // 90: hizo.v1.IdentityService.SetPassword:output_type -> hizo.v1.Identity
-	35, // 91: hizo.v1.IdentityService.GrantRole:output_type -> hizo.v1.RoleResponse
-	35, // 92: hizo.v1.IdentityService.RevokeRole:output_type -> hizo.v1.RoleResponse
-	37, // 93: hizo.v1.IdentityService.ListRoles:output_type -> hizo.v1.ListRolesResponse
-	30, // 94: hizo.v1.IdentityService.CreateWorkload:output_type -> hizo.v1.Identity
-	32, // 95: hizo.v1.IdentityService.ListWorkloads:output_type -> hizo.v1.ListIdentitiesResponse
-	30, // 96: hizo.v1.IdentityService.DisableWorkload:output_type -> hizo.v1.Identity
-	40, // 97: hizo.v1.IdentityService.CreateSecretID:output_type -> hizo.v1.CreateSecretIDResponse
-	42, // 98: hizo.v1.IdentityService.IssueCertificate:output_type -> hizo.v1.IssueCertificateResponse
-	44, // 99: hizo.v1.IdentityService.RevokeTokens:output_type -> hizo.v1.RevokeTokensResponse
-	46, // 100: hizo.v1.PolicyService.PutPolicy:output_type -> hizo.v1.Policy
-	48, // 101: hizo.v1.PolicyService.ListPolicies:output_type -> hizo.v1.ListPoliciesResponse
-	46, // 102: hizo.v1.PolicyService.GetPolicy:output_type -> hizo.v1.Policy
-	51, // 103: hizo.v1.PolicyService.DeletePolicy:output_type -> hizo.v1.DeletePolicyResponse
-	53, // 104: hizo.v1.PolicyService.Explain:output_type -> hizo.v1.ExplainResponse
-	54, // 105: hizo.v1.AuditService.Tail:output_type -> hizo.v1.AuditRecord
-	57, // 106: hizo.v1.AuditService.Search:output_type -> hizo.v1.SearchResponse
-	59, // 107: hizo.v1.AuditService.Export:output_type -> hizo.v1.ExportChunk
-	61, // 108: hizo.v1.AuditService.Prove:output_type -> hizo.v1.ProveResponse
-	63, // 109: hizo.v1.AuditService.LatestCheckpoint:output_type -> hizo.v1.CheckpointResponse
-	65, // 110: hizo.v1.ClusterService.Init:output_type -> hizo.v1.InitResponse
-	67, // 111: hizo.v1.ClusterService.Status:output_type -> hizo.v1.StatusResponse
-	69, // 112: hizo.v1.ClusterService.Members:output_type -> hizo.v1.MembersResponse
-	72, // 113: hizo.v1.ClusterService.Unseal:output_type -> hizo.v1.UnsealResponse
-	74, // 114: hizo.v1.ClusterService.Seal:output_type -> hizo.v1.SealResponse
-	76, // 115: hizo.v1.ClusterService.CreateJoinToken:output_type -> hizo.v1.JoinTokenResponse
-	70, // 116: hizo.v1.ClusterService.Approve:output_type -> hizo.v1.Member
-	70, // 117: hizo.v1.ClusterService.Quarantine:output_type -> hizo.v1.Member
-	80, // 118: hizo.v1.ClusterService.Remove:output_type -> hizo.v1.RemoveResponse
-	68, // [68:119] is the sub-list for method output_type
-	17, // [17:68] is the sub-list for method input_type
+	78, // 62: hizo.v1.ClusterService.Unseal:input_type -> hizo.v1.UnsealRequest
+	80, // 63: hizo.v1.ClusterService.Seal:input_type -> hizo.v1.SealRequest
+	82, // 64: hizo.v1.ClusterService.CreateJoinToken:input_type -> hizo.v1.JoinTokenRequest
+	84, // 65: hizo.v1.ClusterService.Approve:input_type -> hizo.v1.ApproveRequest
+	85, // 66: hizo.v1.ClusterService.Quarantine:input_type -> hizo.v1.QuarantineRequest
+	86, // 67: hizo.v1.ClusterService.Remove:input_type -> hizo.v1.RemoveRequest
+	71, // 68: hizo.v1.ClusterService.Promote:input_type -> hizo.v1.PromoteRequest
+	72, // 69: hizo.v1.ClusterService.Demote:input_type -> hizo.v1.DemoteRequest
+	73, // 70: hizo.v1.ClusterService.TransferLeader:input_type -> hizo.v1.TransferLeaderRequest
+	75, // 71: hizo.v1.ClusterService.GetMembership:input_type -> hizo.v1.GetMembershipRequest
+	77, // 72: hizo.v1.ClusterService.SetMembership:input_type -> hizo.v1.SetMembershipRequest
+	6,  // 73: hizo.v1.AuthService.Login:output_type -> hizo.v1.LoginResponse
+	6,  // 74: hizo.v1.AuthService.LoginWorkload:output_type -> hizo.v1.LoginResponse
+	6,  // 75: hizo.v1.AuthService.LoginCertificate:output_type -> hizo.v1.LoginResponse
+	6,  // 76: hizo.v1.AuthService.LoginToken:output_type -> hizo.v1.LoginResponse
+	6,  // 77: hizo.v1.AuthService.LoginSPIFFE:output_type -> hizo.v1.LoginResponse
+	6,  // 78: hizo.v1.AuthService.Enrol:output_type -> hizo.v1.LoginResponse
+	8,  // 79: hizo.v1.AuthService.Logout:output_type -> hizo.v1.LogoutResponse
+	6,  // 80: hizo.v1.AuthService.Renew:output_type -> hizo.v1.LoginResponse
+	11, // 81: hizo.v1.AuthService.WhoAmI:output_type -> hizo.v1.WhoAmIResponse
+	13, // 82: hizo.v1.VaultService.CreateVault:output_type -> hizo.v1.Vault
+	15, // 83: hizo.v1.VaultService.ListVaults:output_type -> hizo.v1.ListVaultsResponse
+	17, // 84: hizo.v1.SecretService.Put:output_type -> hizo.v1.PutResponse
+	19, // 85: hizo.v1.SecretService.Reveal:output_type -> hizo.v1.RevealResponse
+	21, // 86: hizo.v1.SecretService.Inject:output_type -> hizo.v1.InjectResponse
+	23, // 87: hizo.v1.SecretService.List:output_type -> hizo.v1.ListSecretsResponse
+	25, // 88: hizo.v1.SecretService.Versions:output_type -> hizo.v1.VersionsResponse
+	27, // 89: hizo.v1.SecretService.Delete:output_type -> hizo.v1.ChangeVersionsResponse
+	27, // 90: hizo.v1.SecretService.Undelete:output_type -> hizo.v1.ChangeVersionsResponse
+	27, // 91: hizo.v1.SecretService.Destroy:output_type -> hizo.v1.ChangeVersionsResponse
+	30, // 92: hizo.v1.IdentityService.CreateUser:output_type -> hizo.v1.Identity
+	32, // 93: hizo.v1.IdentityService.ListUsers:output_type -> hizo.v1.ListIdentitiesResponse
+	30, // 94: hizo.v1.IdentityService.DisableUser:output_type -> hizo.v1.Identity
+	30, // 95: hizo.v1.IdentityService.SetPassword:output_type -> hizo.v1.Identity
+	35, // 96: hizo.v1.IdentityService.GrantRole:output_type -> hizo.v1.RoleResponse
+	35, // 97: hizo.v1.IdentityService.RevokeRole:output_type -> hizo.v1.RoleResponse
+	37, // 98: hizo.v1.IdentityService.ListRoles:output_type -> hizo.v1.ListRolesResponse
+	30, // 99: hizo.v1.IdentityService.CreateWorkload:output_type -> hizo.v1.Identity
+	32, // 100: hizo.v1.IdentityService.ListWorkloads:output_type -> hizo.v1.ListIdentitiesResponse
+	30, // 101: hizo.v1.IdentityService.DisableWorkload:output_type -> hizo.v1.Identity
+	40, // 102: hizo.v1.IdentityService.CreateSecretID:output_type -> hizo.v1.CreateSecretIDResponse
+	42, // 103: hizo.v1.IdentityService.IssueCertificate:output_type -> hizo.v1.IssueCertificateResponse
+	44, // 104: hizo.v1.IdentityService.RevokeTokens:output_type -> hizo.v1.RevokeTokensResponse
+	46, // 105: hizo.v1.PolicyService.PutPolicy:output_type -> hizo.v1.Policy
+	48, // 106: hizo.v1.PolicyService.ListPolicies:output_type -> hizo.v1.ListPoliciesResponse
+	46, // 107: hizo.v1.PolicyService.GetPolicy:output_type -> hizo.v1.Policy
+	51, // 108: hizo.v1.PolicyService.DeletePolicy:output_type -> hizo.v1.DeletePolicyResponse
+	53, // 109: hizo.v1.PolicyService.Explain:output_type -> hizo.v1.ExplainResponse
+	54, // 110: hizo.v1.AuditService.Tail:output_type -> hizo.v1.AuditRecord
+	57, // 111: hizo.v1.AuditService.Search:output_type -> hizo.v1.SearchResponse
+	59, // 112: hizo.v1.AuditService.Export:output_type -> hizo.v1.ExportChunk
+	61, // 113: hizo.v1.AuditService.Prove:output_type -> hizo.v1.ProveResponse
+	63, // 114: hizo.v1.AuditService.LatestCheckpoint:output_type -> hizo.v1.CheckpointResponse
+	65, // 115: hizo.v1.ClusterService.Init:output_type -> hizo.v1.InitResponse
+	67, // 116: hizo.v1.ClusterService.Status:output_type -> hizo.v1.StatusResponse
+	69, // 117: hizo.v1.ClusterService.Members:output_type -> hizo.v1.MembersResponse
+	79, // 118: hizo.v1.ClusterService.Unseal:output_type -> hizo.v1.UnsealResponse
+	81, // 119: hizo.v1.ClusterService.Seal:output_type -> hizo.v1.SealResponse
+	83, // 120: hizo.v1.ClusterService.CreateJoinToken:output_type -> hizo.v1.JoinTokenResponse
+	70, // 121: hizo.v1.ClusterService.Approve:output_type -> hizo.v1.Member
+	70, // 122: hizo.v1.ClusterService.Quarantine:output_type -> hizo.v1.Member
+	87, // 123: hizo.v1.ClusterService.Remove:output_type -> hizo.v1.RemoveResponse
+	70, // 124: hizo.v1.ClusterService.Promote:output_type -> hizo.v1.Member
+	70, // 125: hizo.v1.ClusterService.Demote:output_type -> hizo.v1.Member
+	74, // 126: hizo.v1.ClusterService.TransferLeader:output_type -> hizo.v1.TransferLeaderResponse
+	76, // 127: hizo.v1.ClusterService.GetMembership:output_type -> hizo.v1.MembershipSettings
+	76, // 128: hizo.v1.ClusterService.SetMembership:output_type -> hizo.v1.MembershipSettings
+	73, // [73:129] is the sub-list for method output_type
+	17, // [17:73] is the sub-list for method input_type
 	17, // [17:17] is the sub-list for extension type_name
 	17, // [17:17] is the sub-list for extension extendee
 	0,  // [0:17] is the sub-list for field type_name
@@ -5845,13 +6264,14 @@ func file_hizov1_hizo_proto_init() {
 		return
 	}
 	file_hizov1_hizo_proto_msgTypes[16].OneofWrappers = []any{}
+	file_hizov1_hizo_proto_msgTypes[77].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_hizov1_hizo_proto_rawDesc), len(file_hizov1_hizo_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   92,
+			NumMessages:   99,
 			NumExtensions: 0,
 			NumServices:   7,
 		},

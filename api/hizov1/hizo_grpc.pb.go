@@ -2056,6 +2056,11 @@ const (
 	ClusterService_Approve_FullMethodName         = "/hizo.v1.ClusterService/Approve"
 	ClusterService_Quarantine_FullMethodName      = "/hizo.v1.ClusterService/Quarantine"
 	ClusterService_Remove_FullMethodName          = "/hizo.v1.ClusterService/Remove"
+	ClusterService_Promote_FullMethodName         = "/hizo.v1.ClusterService/Promote"
+	ClusterService_Demote_FullMethodName          = "/hizo.v1.ClusterService/Demote"
+	ClusterService_TransferLeader_FullMethodName  = "/hizo.v1.ClusterService/TransferLeader"
+	ClusterService_GetMembership_FullMethodName   = "/hizo.v1.ClusterService/GetMembership"
+	ClusterService_SetMembership_FullMethodName   = "/hizo.v1.ClusterService/SetMembership"
 )
 
 // ClusterServiceClient is the client API for ClusterService service.
@@ -2073,6 +2078,15 @@ type ClusterServiceClient interface {
 	Approve(ctx context.Context, in *ApproveRequest, opts ...grpc.CallOption) (*Member, error)
 	Quarantine(ctx context.Context, in *QuarantineRequest, opts ...grpc.CallOption) (*Member, error)
 	Remove(ctx context.Context, in *RemoveRequest, opts ...grpc.CallOption) (*RemoveResponse, error)
+	// Promote gives a non-voter a vote, once it has kept up for the stabilisation time, and then a share.
+	Promote(ctx context.Context, in *PromoteRequest, opts ...grpc.CallOption) (*Member, error)
+	// Demote takes a member's vote for good; the shares are dealt to the others before.
+	Demote(ctx context.Context, in *DemoteRequest, opts ...grpc.CallOption) (*Member, error)
+	// TransferLeader has another voter lead.
+	TransferLeader(ctx context.Context, in *TransferLeaderRequest, opts ...grpc.CallOption) (*TransferLeaderResponse, error)
+	// GetMembership returns how members are treated, SetMembership changes it.
+	GetMembership(ctx context.Context, in *GetMembershipRequest, opts ...grpc.CallOption) (*MembershipSettings, error)
+	SetMembership(ctx context.Context, in *SetMembershipRequest, opts ...grpc.CallOption) (*MembershipSettings, error)
 }
 
 type clusterServiceClient struct {
@@ -2173,6 +2187,56 @@ func (c *clusterServiceClient) Remove(ctx context.Context, in *RemoveRequest, op
 	return out, nil
 }
 
+func (c *clusterServiceClient) Promote(ctx context.Context, in *PromoteRequest, opts ...grpc.CallOption) (*Member, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(Member)
+	err := c.cc.Invoke(ctx, ClusterService_Promote_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *clusterServiceClient) Demote(ctx context.Context, in *DemoteRequest, opts ...grpc.CallOption) (*Member, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(Member)
+	err := c.cc.Invoke(ctx, ClusterService_Demote_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *clusterServiceClient) TransferLeader(ctx context.Context, in *TransferLeaderRequest, opts ...grpc.CallOption) (*TransferLeaderResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(TransferLeaderResponse)
+	err := c.cc.Invoke(ctx, ClusterService_TransferLeader_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *clusterServiceClient) GetMembership(ctx context.Context, in *GetMembershipRequest, opts ...grpc.CallOption) (*MembershipSettings, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(MembershipSettings)
+	err := c.cc.Invoke(ctx, ClusterService_GetMembership_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *clusterServiceClient) SetMembership(ctx context.Context, in *SetMembershipRequest, opts ...grpc.CallOption) (*MembershipSettings, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(MembershipSettings)
+	err := c.cc.Invoke(ctx, ClusterService_SetMembership_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // ClusterServiceServer is the server API for ClusterService service.
 // All implementations must embed UnimplementedClusterServiceServer
 // for forward compatibility.
@@ -2188,6 +2252,15 @@ type ClusterServiceServer interface {
 	Approve(context.Context, *ApproveRequest) (*Member, error)
 	Quarantine(context.Context, *QuarantineRequest) (*Member, error)
 	Remove(context.Context, *RemoveRequest) (*RemoveResponse, error)
+	// Promote gives a non-voter a vote, once it has kept up for the stabilisation time, and then a share.
+	Promote(context.Context, *PromoteRequest) (*Member, error)
+	// Demote takes a member's vote for good; the shares are dealt to the others before.
+	Demote(context.Context, *DemoteRequest) (*Member, error)
+	// TransferLeader has another voter lead.
+	TransferLeader(context.Context, *TransferLeaderRequest) (*TransferLeaderResponse, error)
+	// GetMembership returns how members are treated, SetMembership changes it.
+	GetMembership(context.Context, *GetMembershipRequest) (*MembershipSettings, error)
+	SetMembership(context.Context, *SetMembershipRequest) (*MembershipSettings, error)
 	mustEmbedUnimplementedClusterServiceServer()
 }
 
@@ -2224,6 +2297,21 @@ func (UnimplementedClusterServiceServer) Quarantine(context.Context, *Quarantine
 }
 func (UnimplementedClusterServiceServer) Remove(context.Context, *RemoveRequest) (*RemoveResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Remove not implemented")
+}
+func (UnimplementedClusterServiceServer) Promote(context.Context, *PromoteRequest) (*Member, error) {
+	return nil, status.Error(codes.Unimplemented, "method Promote not implemented")
+}
+func (UnimplementedClusterServiceServer) Demote(context.Context, *DemoteRequest) (*Member, error) {
+	return nil, status.Error(codes.Unimplemented, "method Demote not implemented")
+}
+func (UnimplementedClusterServiceServer) TransferLeader(context.Context, *TransferLeaderRequest) (*TransferLeaderResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method TransferLeader not implemented")
+}
+func (UnimplementedClusterServiceServer) GetMembership(context.Context, *GetMembershipRequest) (*MembershipSettings, error) {
+	return nil, status.Error(codes.Unimplemented, "method GetMembership not implemented")
+}
+func (UnimplementedClusterServiceServer) SetMembership(context.Context, *SetMembershipRequest) (*MembershipSettings, error) {
+	return nil, status.Error(codes.Unimplemented, "method SetMembership not implemented")
 }
 func (UnimplementedClusterServiceServer) mustEmbedUnimplementedClusterServiceServer() {}
 func (UnimplementedClusterServiceServer) testEmbeddedByValue()                        {}
@@ -2408,6 +2496,96 @@ func _ClusterService_Remove_Handler(srv interface{}, ctx context.Context, dec fu
 	return interceptor(ctx, in, info, handler)
 }
 
+func _ClusterService_Promote_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(PromoteRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ClusterServiceServer).Promote(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: ClusterService_Promote_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ClusterServiceServer).Promote(ctx, req.(*PromoteRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _ClusterService_Demote_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(DemoteRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ClusterServiceServer).Demote(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: ClusterService_Demote_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ClusterServiceServer).Demote(ctx, req.(*DemoteRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _ClusterService_TransferLeader_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(TransferLeaderRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ClusterServiceServer).TransferLeader(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: ClusterService_TransferLeader_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ClusterServiceServer).TransferLeader(ctx, req.(*TransferLeaderRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _ClusterService_GetMembership_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(GetMembershipRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ClusterServiceServer).GetMembership(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: ClusterService_GetMembership_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ClusterServiceServer).GetMembership(ctx, req.(*GetMembershipRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _ClusterService_SetMembership_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(SetMembershipRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ClusterServiceServer).SetMembership(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: ClusterService_SetMembership_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ClusterServiceServer).SetMembership(ctx, req.(*SetMembershipRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // ClusterService_ServiceDesc is the grpc.ServiceDesc for ClusterService service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -2450,6 +2628,26 @@ var ClusterService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "Remove",
 			Handler:    _ClusterService_Remove_Handler,
+		},
+		{
+			MethodName: "Promote",
+			Handler:    _ClusterService_Promote_Handler,
+		},
+		{
+			MethodName: "Demote",
+			Handler:    _ClusterService_Demote_Handler,
+		},
+		{
+			MethodName: "TransferLeader",
+			Handler:    _ClusterService_TransferLeader_Handler,
+		},
+		{
+			MethodName: "GetMembership",
+			Handler:    _ClusterService_GetMembership_Handler,
+		},
+		{
+			MethodName: "SetMembership",
+			Handler:    _ClusterService_SetMembership_Handler,
 		},
 	},
 	Streams:  []grpc.StreamDesc{},

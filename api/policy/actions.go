@@ -81,6 +81,10 @@ const (
 	ClusterQuarantine Action = "cluster.quarantine"
 	ClusterLift       Action = "cluster.lift" // takes a quarantine back
 	ClusterSeal       Action = "cluster.seal"
+	ClusterPromote    Action = "cluster.promote"
+	ClusterDemote     Action = "cluster.demote"
+	ClusterTransfer   Action = "cluster.transfer-leader"
+	ClusterConfigure  Action = "cluster.configure" // how members are treated
 )
 
 // Actions on pipelines: on the Pipeline, PipelineList on the System.
@@ -158,6 +162,7 @@ func Actions() []Action {
 		AuditRead, AuditExport, AuditProve, AuditVerify,
 		ClusterStatus, ClusterMembers, ClusterJoinToken, ClusterApprove,
 		ClusterRemove, ClusterQuarantine, ClusterLift, ClusterSeal,
+		ClusterPromote, ClusterDemote, ClusterTransfer, ClusterConfigure,
 		PipelineCreate, PipelineList, PipelineShow, PipelineGrant, PipelineSet, PipelineDelete,
 		PipelineKey, PipelineRotateKey, PipelineRevokeSeal, PipelineReseal,
 	})

@@ -49,7 +49,8 @@ type Options struct {
 	Clocks          map[string]*Clock
 	Profile         cluster.Profile
 	CheckpointEvery time.Duration
-	SnapshotBytes   int64 // default: a server's
+	SnapshotBytes   int64         // default: a server's
+	Stabilise       time.Duration // default: next to nothing
 	Development     bool
 	Logger          *slog.Logger // default: quiet, or HIZO_TEST_LOG=1 to standard error
 	Gossip          cluster.StartGossip
@@ -90,6 +91,8 @@ type Node struct {
 	Seal seal.Seal
 	Mux  *transport.Mux
 
+	NonVoter bool // joins without a vote
+
 	c       *Cluster
 	addr    string
 	running bool
@@ -103,6 +106,9 @@ func New(t testing.TB, opts Options) *Cluster {
 	}
 	if opts.Operators == 0 {
 		opts.Operators, opts.Threshold = 3, 2
+	}
+	if opts.Stabilise == 0 {
+		opts.Stabilise = time.Millisecond
 	}
 	if opts.Clock == nil {
 		opts.Clock = &Clock{}
@@ -179,7 +185,7 @@ func (c *Cluster) Init() {
 // Token makes a committed join token for a node.
 func (c *Cluster) Token(n *Node, ttl time.Duration) string {
 	c.T.Helper()
-	text, body, err := c.Leader().NewJoinToken(n.ID, n.Key(), ttl)
+	text, body, err := c.Leader().NewJoinToken(n.ID, n.Key(), ttl, n.NonVoter)
 	if err != nil {
 		c.T.Fatalf("join token: %v", err)
 	}
@@ -443,7 +449,7 @@ func (c *Cluster) TryRestart(n *Node) error {
 		ID: n.ID, DataDir: filepath.Join(n.Dir, "data"), AdvertisePeer: n.addr, AdvertiseClient: client,
 		Seal: n.Seal, Directory: directory, Transport: n.Mux, Gossip: c.opts.Gossip,
 		Profile: c.opts.Profile, Development: c.opts.Development, Clock: clock.Now, Logger: log,
-		CheckpointEvery: c.opts.CheckpointEvery, SnapshotBytes: c.opts.SnapshotBytes, Duties: duties, Level: c.opts.Levels[n.ID],
+		Stabilise: c.opts.Stabilise, CheckpointEvery: c.opts.CheckpointEvery, SnapshotBytes: c.opts.SnapshotBytes, Duties: duties, Level: c.opts.Levels[n.ID],
 		Exit: func(_ int, why error) { panic(fmt.Sprintf("%s: %v", n.ID, why)) },
 	})
 	if err != nil {

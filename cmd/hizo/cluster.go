@@ -21,6 +21,10 @@ type clusterCmd struct {
 	Deal       clusterDealCmd       `cmd:"" help:"Deal the nodes' shares anew; the same as \"cluster rotate node-shares\"."`
 	Schedule   clusterScheduleCmd   `cmd:"" help:"Renew the cluster's own keys on schedules."`
 	Remove     clusterRemoveCmd     `cmd:"" help:"Remove a node for good; the root key is changed."`
+	Promote    clusterPromoteCmd    `cmd:"" help:"Give a member that has none a vote, and with it a share."`
+	Demote     clusterDemoteCmd     `cmd:"" help:"Take a member's vote; it goes on following, without a share."`
+	Transfer   clusterTransferCmd   `cmd:"" name:"transfer-leader" help:"Have another voter lead."`
+	Membership clusterMembershipCmd `cmd:"" help:"How members are treated: when they get their vote, and when silent ones are removed."`
 }
 
 type clusterMembersCmd struct{}
@@ -38,31 +42,52 @@ func (clusterMembersCmd) Run(s *session) error {
 }
 
 func memberTable(members []*hizov1.Member) table {
-	t := table{head: []string{"NODE", "STATE", "APPROVED", "SHARE", "SEAL", "CLIENTS", "PEERS", "KEY"}}
+	t := table{head: []string{"NODE", "STATE", "APPROVED", "SHARE", "ANSWERS", "SEAL", "CLIENTS", "PEERS", "KEY"}}
 	for _, m := range members {
-		state := "non-voter"
-		switch {
-		case m.GetQuarantined():
-			state = "quarantined"
-		case m.GetLeader():
-			state = "leader"
-		case m.GetVoter():
-			state = "voter"
-		}
 		key := m.GetKeyFingerprint()
 		if len(key) > 16 {
 			key = key[:16] + "…"
 		}
-		t.add(m.GetId(), state, yesNo(m.GetApproved()), yesNo(m.GetHoldsShare()), orDash(m.GetSealKind()),
+		t.add(m.GetId(), memberState(m), yesNo(m.GetApproved()), yesNo(m.GetHoldsShare()), answers(m), orDash(m.GetSealKind()),
 			orDash(m.GetClientAddr()), orDash(m.GetPeerAddr()), key)
 	}
 	return t
+}
+
+func memberState(m *hizov1.Member) string {
+	switch {
+	case m.GetQuarantined():
+		return "quarantined"
+	case m.GetVoter() && m.GetNonVoter():
+		return "demoting"
+	case m.GetLeader():
+		return "leader"
+	case m.GetVoter():
+		return "voter"
+	case m.GetNonVoter():
+		return "non-voter"
+	case m.GetApproved():
+		return "joining" // catching up, or being watched for the stabilisation time
+	}
+	return "waiting" // for its approval
+}
+
+// answers says whether the leader hears of a member.
+func answers(m *hizov1.Member) string {
+	switch {
+	case m.GetSilentMs() > 0:
+		return "silent " + (time.Duration(m.GetSilentMs()) * time.Millisecond).Round(time.Second).String()
+	case m.GetAppliedIndex() == 0:
+		return "-" // not asked yet
+	}
+	return "yes"
 }
 
 type clusterJoinTokenCmd struct {
 	Node        string        `required:"" placeholder:"NAME" help:"Name of the joining node."`
 	Fingerprint string        `required:"" placeholder:"HEX" help:"Fingerprint of its key, as \"hizod identity\" prints it."`
 	TTL         time.Duration `help:"How long the token can be used (default 1h)."`
+	NonVoter    bool          `help:"The node joins without a vote, for good: it follows and serves, and holds no share."`
 	Out         string        `type:"path" placeholder:"FILE" help:"Write the token into a new file that only its owner can read."`
 }
 
@@ -71,7 +96,7 @@ func (c *clusterJoinTokenCmd) Run(s *session) error {
 	if err != nil {
 		return err
 	}
-	j, err := cl.Cluster().CreateJoinToken(s.ctx, &hizov1.JoinTokenRequest{Node: c.Node, KeyFingerprint: c.Fingerprint, TtlSeconds: seconds(c.TTL)})
+	j, err := cl.Cluster().CreateJoinToken(s.ctx, &hizov1.JoinTokenRequest{Node: c.Node, KeyFingerprint: c.Fingerprint, TtlSeconds: seconds(c.TTL), NonVoter: c.NonVoter})
 	if err != nil {
 		return err
 	}

@@ -337,8 +337,14 @@ func (r *Random) versions(vault, path string) []uint32 {
 func (r *Random) member(who string) fsm.Command {
 	node := r.name("n", 5)
 	token := "join-" + node + "-" + r.name("", 3)
-	switch r.rng.IntN(10) {
+	switch r.rng.IntN(12) {
 	case 9:
+		return r.Command(fsm.KindMemberVote, who, "demote", node, fsm.MemberVote{ID: node, Voter: r.rng.IntN(2) == 0, MAC: []byte("v")})
+	case 10:
+		return r.Command(fsm.KindMembershipSet, who, "configure", "", fsm.MembershipSet{Membership: fsm.Membership{
+			Stabilise: int64(r.rng.IntN(9)), CleanUpAfter: int64(r.rng.IntN(9)) - 1,
+		}})
+	case 11:
 		return r.Command(fsm.KindLevelRaise, "node/n1", "level", "cluster", fsm.LevelRaise{Level: uint32(r.rng.IntN(fsm.HighestLevel + 2))})
 	case 0, 1:
 		return r.Command(fsm.KindJoinTokenPut, who, "join-token", node, fsm.JoinTokenPut{JoinToken: fsm.JoinToken{
@@ -375,7 +381,7 @@ func (r *Random) deal() fsm.Command {
 	c, _ := r.store.Cluster()
 	var members []string
 	for _, m := range r.store.Members() {
-		if m.Approved && !m.Quarantined {
+		if m.Approved && !m.Quarantined && !m.NonVoter {
 			members = append(members, m.ID)
 		}
 	}
