@@ -109,7 +109,7 @@ func (n *Node) successors(ctx context.Context, to string) ([]string, error) {
 	var wg sync.WaitGroup
 	var found []candidate
 	for _, id := range voters {
-		if m, ok := n.store.Member(id); id == n.cfg.ID || !ok || !trusted(m) {
+		if m, ok := n.store.Member(id); id == n.cfg.ID || !ok || !trusted(m) || m.NonVoter {
 			continue
 		}
 		wg.Go(func() {

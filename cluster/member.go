@@ -77,7 +77,8 @@ const followEvery = 10 * time.Millisecond
 // followState has this node react to what the log says: whom transport may talk to, the seal flag, and
 // shares that no deal needs any more.
 func (n *Node) followState() {
-	var members, servers, cluster uint64
+	var members, cluster uint64
+	var voters []string
 	seeded := n.seeded()
 	tick := time.NewTicker(followEvery)
 	defer tick.Stop()
@@ -87,8 +88,8 @@ func (n *Node) followState() {
 			cluster = c
 			n.clusterChanged()
 		}
-		if m, c, s := n.membersIndex(), n.raft.GetConfiguration().Index(), n.seeded(); m != members || c != servers || s != seeded {
-			members, servers, seeded = m, c, s
+		if m, v, s := n.membersIndex(), n.voters(), n.seeded(); m != members || !slices.Equal(v, voters) || s != seeded {
+			members, voters, seeded = m, v, s
 			n.refreshDirectory()
 			n.keepMembers()
 		}
@@ -331,22 +332,22 @@ func (n *Node) membership() fsm.Membership {
 	return settings
 }
 
-// reconcileServers takes one step.
+// reconcileServers takes one step. Changes name no index that they were decided at: raft 1.7.3 does not tell it
+// (GetConfiguration().Index() is always 0). Only this duty makes changes, one after the other, and raft takes none before
+// the last has committed in this term.
 func (n *Node) reconcileServers(ctx context.Context, term uint64) error {
-	future := n.raft.GetConfiguration()
-	at, e := future.Index(), n.electorate(future.Configuration().Servers)
-	c := e.next()
+	c := n.electorate(n.raft.GetConfiguration().Configuration().Servers).next()
 	id, addr := raft.ServerID(c.id), raft.ServerAddress(c.id)
 	switch c.do {
 	case voterForget:
 		n.log.Info("removes a server", "member", c.id)
-		return n.wait(ctx, n.raft.RemoveServer(id, at, confChange))
+		return n.wait(ctx, n.raft.RemoveServer(id, 0, confChange))
 	case voterAdd:
 		n.log.Info("adds a non-voter", "member", c.id)
-		return n.wait(ctx, n.raft.AddNonvoter(id, addr, at, confChange))
+		return n.wait(ctx, n.raft.AddNonvoter(id, addr, 0, confChange))
 	case voterDemote:
 		n.log.Info("takes a vote back", "member", c.id)
-		return n.wait(ctx, n.raft.DemoteVoter(id, at, confChange))
+		return n.wait(ctx, n.raft.DemoteVoter(id, 0, confChange))
 	case voterPromote:
 		m, ok := n.store.Member(c.id)
 		if !ok {
@@ -356,7 +357,7 @@ func (n *Node) reconcileServers(ctx context.Context, term uint64) error {
 			return err
 		}
 		n.log.Info("makes a voter", "member", c.id)
-		return n.wait(ctx, n.raft.AddVoter(id, addr, at, confChange))
+		return n.wait(ctx, n.raft.AddVoter(id, addr, 0, confChange))
 	case voterYield:
 		n.handOver(ctx, "this node is to have no vote any more", "")
 	case voterCleanUp:

@@ -19,6 +19,7 @@ func (s *Store) StoreConfiguration(index uint64, configuration raft.Configuratio
 	if err := s.db.Set([]byte(localConfiguration), value, pebble.NoSync); err != nil {
 		s.fatal(fmt.Errorf("write raft configuration %d to the state: %w", index, err))
 	}
+	s.wake()
 }
 
 // Configuration returns the Raft configuration stored last and its index, 0 if there is none.

@@ -377,7 +377,7 @@ func after(prefix string) []byte {
 	return nil
 }
 
-// Changed returns a channel that is closed when the next entry has applied. Take it before looking at the state.
+// Changed returns a channel that is closed when the next entry, or configuration of Raft, has applied. Take it before looking at the state.
 func (s *Store) Changed() <-chan struct{} {
 	s.listeners.Lock()
 	defer s.listeners.Unlock()
