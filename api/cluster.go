@@ -262,7 +262,7 @@ func memberOut(st cluster.Status, m cluster.MemberStatus) *hizov1.Member {
 	return &hizov1.Member{
 		Id: m.ID, PeerAddr: m.PeerAddr, ClientAddr: m.ClientAddr, KeyFingerprint: keyFingerprint(m.Key),
 		SealKind: m.SealKind, Approved: m.Approved, Quarantined: m.Quarantined, Voter: m.Voter,
-		Leader: m.ID == st.Leader.ID, HoldsShare: m.HasShare, NonVoter: m.NonVoter,
+		Leader: m.ID == st.Leader.ID, HoldsShare: m.HasShare, NonVoter: m.NonVoter, Level: max(1, m.Level),
 		SilentMs: m.Silent.Milliseconds(), AppliedIndex: m.AppliedIndex,
 	}
 }

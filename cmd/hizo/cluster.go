@@ -42,13 +42,13 @@ func (clusterMembersCmd) Run(s *session) error {
 }
 
 func memberTable(members []*hizov1.Member) table {
-	t := table{head: []string{"NODE", "STATE", "APPROVED", "SHARE", "ANSWERS", "SEAL", "CLIENTS", "PEERS", "KEY"}}
+	t := table{head: []string{"NODE", "STATE", "APPROVED", "SHARE", "ANSWERS", "LEVEL", "SEAL", "CLIENTS", "PEERS", "KEY"}}
 	for _, m := range members {
 		key := m.GetKeyFingerprint()
 		if len(key) > 16 {
 			key = key[:16] + "…"
 		}
-		t.add(m.GetId(), memberState(m), yesNo(m.GetApproved()), yesNo(m.GetHoldsShare()), answers(m), orDash(m.GetSealKind()),
+		t.add(m.GetId(), memberState(m), yesNo(m.GetApproved()), yesNo(m.GetHoldsShare()), answers(m), fmt.Sprint(max(1, m.GetLevel())), orDash(m.GetSealKind()),
 			orDash(m.GetClientAddr()), orDash(m.GetPeerAddr()), key)
 	}
 	return t
