@@ -67,6 +67,10 @@ hizod: ## Build the server alone
 	@tools/install-deps.sh gcc
 	CGO_ENABLED=1 $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/hizod ./cmd/hizod
 
+.PHONY: deb
+deb: build ## Build the Debian packages hizo and hizod into build/deb
+	@deploy/debian/build.sh
+
 .PHONY: image
 image: build ## Build the container image localhost/hizo:local with podman or docker; BASE=IMAGE, ENGINE=docker
 	BASE='$(BASE)' deploy/compose/build
@@ -146,6 +150,16 @@ chaos-bugs: ## Break one promise after the other on purpose, and demand that a r
 	@mkdir -p $(TOOLS)
 	$(GO) build -o $(TOOLS)/bugs ./chaos/bugs
 	$(TOOLS)/bugs -dir build/bugs
+
+.PHONY: deb-test
+deb-test: deb ## Install, start, upgrade and purge the Debian packages on a machine made of namespaces that boots systemd (root)
+	@tools/install-deps.sh --require systemd iproute2
+	deploy/debian/test.sh
+
+.PHONY: deploy-systemd
+deploy-systemd: deb ## Five such machines, set up by deploy/systemd/README.md; two lose their power while jobs go on (root)
+	@tools/install-deps.sh --require systemd iproute2 softhsm2
+	deploy/systemd/five.sh
 
 .PHONY: fuzz
 fuzz: ## Run each fuzz target for FUZZTIME

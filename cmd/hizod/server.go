@@ -81,6 +81,7 @@ func serve(ctx context.Context, cfg *Config, log *slog.Logger) (err error) {
 	if err := os.MkdirAll(cfg.DataDir, 0o700); err != nil {
 		return fmt.Errorf("data_dir: %w", err)
 	}
+	manager := newNotifier(log)
 	watch, err := startObserving(cfg, log)
 	if err != nil {
 		return err
@@ -153,6 +154,7 @@ func serve(ctx context.Context, cfg *Config, log *slog.Logger) (err error) {
 		}
 	}()
 	go boot.removeOnceInitialised(running, log, node)
+	go manager.follow(running, node.Status)
 
 	<-running.Done()
 	watch.Stopping()
