@@ -170,6 +170,23 @@ func TestFailedVote(t *testing.T) {
 	}
 }
 
+func TestFailedTermEndsTheProcess(t *testing.T) {
+	exited := make(chan error, 1)
+	s, f := openFaulty(t, path(t), Config{Exit: func(err error) { exited <- err }, WriteDeadline: time.Minute})
+	must(t, s.SetUint64(keyCurrentTerm, 1))
+	f.set(false, "set")
+	returned := make(chan error, 1)
+	go func() { returned <- s.SetUint64(keyCurrentTerm, 2) }()
+	select {
+	case err := <-exited:
+		if !errors.Is(err, errDisk) || !strings.Contains(err.Error(), "check its disk") {
+			t.Errorf("exit says %v", err)
+		}
+	case err := <-returned:
+		t.Fatalf("SetUint64 returned %v, on which raft panics", err)
+	}
+}
+
 func TestWriteDeadline(t *testing.T) {
 	writes := map[string]func(*Store) error{
 		"append":  func(s *Store) error { return s.StoreLogs(entries(4, 4, 1)) },

@@ -37,7 +37,8 @@ type voteBuffer struct {
 // errVoteOrder can only come from another raft than the one this was written for.
 var errVoteOrder = errors.New("a vote's candidate came without its term")
 
-// Set stores a value durably.
+// Set stores a value durably. A term that can't be written ends the process: raft panics on that error (raft.go,
+// setCurrentTerm), and a stack tells nobody which disk to look at. Raft bears with a vote that can't be.
 func (s *Store) Set(key, value []byte) error {
 	switch string(key) {
 	case string(keyLastVoteTerm):
@@ -60,7 +61,11 @@ func (s *Store) Set(key, value []byte) error {
 		key, value = keyLastVote, append(vote, value...)
 	}
 	return s.guard("write a term or vote to", func() error {
-		if err := s.file.Set(key, value); err != nil {
+		err := s.file.Set(key, value)
+		if err != nil && string(key) == string(keyCurrentTerm) {
+			s.fatal(fmt.Errorf("raft log %s: this node's term can't be written (%w): this node stops; check its disk, then start it again", s.path, err))
+		}
+		if err != nil {
 			return fmt.Errorf("write %s to raft log %s; check the disk: %w", key, s.path, err)
 		}
 		return nil
