@@ -16,13 +16,18 @@ type place struct {
 	version uint32
 }
 
-// puts are the versions that were put into a vault, in the order of the log.
+// puts are the versions that were put into a vault, in the order of the log. A retry that was answered from memory has a
+// record of its own, and changed nothing.
 func puts(leaves [][]byte, vault string) (list []place) {
+	seen := map[place]bool{}
 	for _, leaf := range leaves {
 		r, err := audit.ParseLeaf(leaf)
 		if err == nil && r.Action == "put" && strings.HasPrefix(r.Resource, vault+"/") && r.Version != 0 &&
 			audit.DecisionText(r.Decision) == "allowed" && audit.OutcomeText(r.Outcome) == "ok" {
-			list = append(list, place{r.Resource, r.Version})
+			if p := (place{r.Resource, r.Version}); !seen[p] {
+				seen[p] = true
+				list = append(list, p)
+			}
 		}
 	}
 	return list

@@ -234,7 +234,7 @@ func (p *Plan) count(set []string) {
 }
 
 // Freeze ends whatever any fault may have left: all cables whole, all processes running, every node replaced whose disk
-// was destroyed.
+// was destroyed, all clocks at one time.
 func Freeze(ctx context.Context, c *lab.Cluster) error {
 	errs := []error{c.Net.Heal()}
 	for _, n := range c.Nodes {
@@ -243,5 +243,6 @@ func Freeze(ctx context.Context, c *lab.Cluster) error {
 		}
 		errs = append(errs, n.Pause(false), n.Start())
 	}
+	rightClocks(ctx, c)
 	return errors.Join(append(errs, c.Mend(ctx))...)
 }
