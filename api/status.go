@@ -188,6 +188,10 @@ var reasons = map[string]reason{
 		code: codes.FailedPrecondition, next: "leadership was not handed over: see why, then try again", speaks: true,
 		errs: []error{cluster.ErrHandOver},
 	},
+	hizov1.ReasonDiskFull: {
+		code: codes.Unavailable, next: "the disk of the node that leads is nearly full, and no other voter has room: free some space where its data_dir lies, then retry",
+		errs: []error{cluster.ErrDiskFull},
+	},
 	hizov1.ReasonInternal: {code: codes.Internal, next: "internal error: the node's log says more"},
 }
 

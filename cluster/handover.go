@@ -113,7 +113,7 @@ func (n *Node) successors(ctx context.Context, to string) ([]string, error) {
 			continue
 		}
 		wg.Go(func() {
-			if status, err := n.peers.of(id).Status(ctx, &peerpb.StatusRequest{}); err == nil {
+			if status, err := n.peers.of(id).Status(ctx, &peerpb.StatusRequest{}); err == nil && !status.DiskLow {
 				mu.Lock()
 				defer mu.Unlock()
 				found = append(found, candidate{id, status.Sealed, status.Applied})
@@ -122,7 +122,7 @@ func (n *Node) successors(ctx context.Context, to string) ([]string, error) {
 	}
 	wg.Wait()
 	if len(found) == 0 {
-		return nil, fmt.Errorf("%w: no other voter answers", ErrHandOver)
+		return nil, fmt.Errorf("%w: no other voter answers that has room on its disk", ErrHandOver)
 	}
 	slices.SortFunc(found, func(a, b candidate) int {
 		if a.sealed != b.sealed {
@@ -157,6 +157,8 @@ func (n *Node) awaitFit(ctx context.Context, id string) error {
 			err = fmt.Errorf("%w: %s does not answer: %v", ErrHandOver, id, peerError(err))
 		case status.Sealed && !n.keys.sealed():
 			err = fmt.Errorf("%w: %s is sealed", ErrHandOver, id)
+		case status.DiskLow:
+			err = fmt.Errorf("%w: the disk of %s is nearly full", ErrHandOver, id)
 		case status.Applied+catchUpSlack < n.store.Position().Index:
 			err = fmt.Errorf("%w: %s is %d entries behind: try again when it has caught up", ErrHandOver, id, n.store.Position().Index-status.Applied)
 		default:

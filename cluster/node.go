@@ -8,6 +8,7 @@
 //	state/       the replicated state (package fsm): behind the log at most, and replayed from it
 //	snapshots/   of the state: whole, or not there
 //	shares/      this node's share of each deal that is needed, wrapped by its HSM (sharefile.go)
+//	reserve      takes disk space, for when there is no more (disk.go)
 //	seeds        the members as the join answer named them, until the state has arrived
 //	head         the last checkpoint that this node signed
 //	gossip       the gossip keys
@@ -84,6 +85,9 @@ type Config struct {
 	// SnapshotBytes is how much log may follow a snapshot before the next one is taken; default 64 MiB.
 	SnapshotBytes int64
 
+	// DiskReserve is how many bytes of the file system are kept for this node, and at most a twentieth of it; 0: none.
+	DiskReserve uint64
+
 	// Duties are a leader's work beyond the cluster's own, such as rotating secrets.
 	Duties []Duty
 
@@ -139,6 +143,7 @@ type Node struct {
 	cfg Config
 	log *slog.Logger
 
+	disk   *disk
 	store  *fsm.Store
 	logs   *logstore.Store
 	snaps  *fsm.Snapshots
@@ -202,6 +207,7 @@ func Open(cfg Config) (_ *Node, err error) {
 			return nil, fmt.Errorf("data directory: %w", err)
 		}
 	}
+	n.disk = openDisk(cfg.DataDir, n.path("reserve"), cfg.DiskReserve, n.log)
 	if err := seal.EnsureKey(n.ctx, cfg.Seal, seal.Local); err != nil {
 		return nil, fmt.Errorf("this node's own HSM key: %w", err)
 	}
@@ -241,6 +247,7 @@ func Open(cfg Config) (_ *Node, err error) {
 	n.wg.Go(n.followLeadership)
 	n.wg.Go(n.unsealLoop)
 	n.wg.Go(n.snapshotLoop)
+	n.wg.Go(n.diskLoop)
 	n.wg.Go(n.announceLoop)
 	n.wg.Go(n.gossipLoop)
 	return n, nil
@@ -308,6 +315,9 @@ func (n *Node) ProposeAfter(ctx context.Context, cmd fsm.Command, enqueued func(
 	}
 	if err := n.mayPropose(cmd.Kind); err != nil {
 		return fsm.Result{}, err
+	}
+	if n.disk.refuses.Load() {
+		return fsm.Result{}, ErrDiskFull
 	}
 	record, err := encodeRecord(cmd)
 	if err != nil {

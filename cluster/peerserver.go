@@ -131,7 +131,7 @@ func (s *peerServer) Status(ctx context.Context, req *peerpb.StatusRequest) (*pe
 	if now, ok := s.n.cfg.Directory.ByKey(p.Key); !ok || !now.Raft {
 		return nil, statusOf(ErrNotAllowed)
 	}
-	reply := &peerpb.StatusReply{Sealed: s.n.keys.sealed(), Applied: s.n.store.Position().Index}
+	reply := &peerpb.StatusReply{Sealed: s.n.keys.sealed(), Applied: s.n.store.Position().Index, DiskLow: s.n.disk.Status().Low}
 	if req.GetBrief() {
 		return reply, nil
 	}

@@ -50,7 +50,7 @@ func (n *Node) Status() Status {
 	s := Status{
 		ID: n.cfg.ID, Sealed: n.keys.sealed(), SealKind: n.cfg.Seal.Kind(),
 		Leader: n.leaderInfo(), IsLeader: n.IsLeader(), Term: n.raft.CurrentTerm(), LastIndex: n.raft.LastIndex(),
-		Applied: n.store.Position().Index, ClockSkew: time.Duration(n.clock.offset.Load()) * time.Millisecond,
+		Disk: n.disk.Status(), Applied: n.store.Position().Index, ClockSkew: time.Duration(n.clock.offset.Load()) * time.Millisecond,
 	}
 	s.Build = n.store.HighestLevel()
 	cl, ok := n.store.Cluster()

@@ -24,13 +24,13 @@ func (n *Node) openStorage(rc *raft.Config, undo *[]func()) error {
 	}
 	n.store = store
 	*undo = append(*undo, func() { _ = store.Close() })
-	snaps, err := fsm.NewSnapshots(store, fsm.SnapshotOptions{Dir: n.path("snapshots"), Logger: n.cfg.Logger})
+	snaps, err := fsm.NewSnapshots(store, fsm.SnapshotOptions{Dir: n.path("snapshots"), Logger: n.cfg.Logger, Room: n.disk.fits})
 	if err != nil {
 		return fmt.Errorf("open the snapshots: %w", err)
 	}
 	n.snaps = snaps
 	logs, err := logstore.Open(n.path("raft.db"), logstore.Config{
-		Snapshot: snaps.Newest, Exit: n.fatal, Logger: n.cfg.Logger, Appends: n.meter.appends,
+		Snapshot: snaps.Newest, Exit: n.fatal, Logger: n.cfg.Logger, Appends: n.meter.appends, Room: n.disk.take,
 	})
 	if err != nil {
 		return fmt.Errorf("open the log: %w", err)

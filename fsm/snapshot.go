@@ -23,6 +23,8 @@ type SnapshotOptions struct {
 	FS     vfs.FS // nil: the store's
 	Logger *slog.Logger
 	Keep   int // snapshots kept; 0 means 2
+	// Room says no where so many bytes do not fit on the disk; nil: it is not asked.
+	Room func(size int64) error
 }
 
 // Snapshots is a raft.SnapshotStore over Pebble checkpoints.
@@ -38,6 +40,7 @@ type Snapshots struct {
 	dir   string
 	log   *slog.Logger
 	keep  int
+	room  func(int64) error
 
 	mu     sync.Mutex
 	stored []*snapshot // newest first
@@ -68,7 +71,7 @@ const (
 // NewSnapshots opens the snapshots in opts.Dir. A damaged one is an error: leaving it out could leave a hole in front
 // of the log.
 func NewSnapshots(store *Store, opts SnapshotOptions) (*Snapshots, error) {
-	s := &Snapshots{store: store, fs: opts.FS, dir: opts.Dir, log: opts.Logger, keep: opts.Keep, pins: map[string]int{}}
+	s := &Snapshots{store: store, fs: opts.FS, dir: opts.Dir, log: opts.Logger, keep: opts.Keep, room: opts.Room, pins: map[string]int{}}
 	if s.fs == nil {
 		s.fs = store.fs
 	}
@@ -341,6 +344,12 @@ func (k *sink) receive(r io.Reader) error {
 	}
 	if c, ok := k.snaps.store.Cluster(); ok && m.Cluster != [16]byte{} && m.Cluster != c.ID {
 		return ErrOtherCluster
+	}
+	if k.snaps.room != nil {
+		// It is unpacked here, and once more as the state.
+		if err := k.snaps.room(2 * m.size()); err != nil {
+			return err
+		}
 	}
 	k.snap.Manifest = m
 	k.snap.Epoch = epoch(k.snap.lead())

@@ -101,7 +101,7 @@ func judge(e *Error) verdict {
 	switch e.Reason {
 	case hizov1.ReasonNotLeader, hizov1.ReasonShutdown, hizov1.ReasonBehind:
 		return elsewhere
-	case hizov1.ReasonSuperseded, hizov1.ReasonClockSkew, hizov1.ReasonOverloaded, hizov1.ReasonRateLimited:
+	case hizov1.ReasonSuperseded, hizov1.ReasonClockSkew, hizov1.ReasonDiskFull, hizov1.ReasonOverloaded, hizov1.ReasonRateLimited:
 		return again
 	case hizov1.ReasonSealed, hizov1.ReasonNotInitialised:
 		return node

@@ -54,6 +54,7 @@ const (
 	ReasonShutdown             = "SHUTDOWN"
 	ReasonTarget               = "TARGET"    // a server outside the cluster did not do what was asked
 	ReasonHandOver             = "HAND_OVER" // leadership did not go where it was asked to go
+	ReasonDiskFull             = "DISK_FULL" // the leader's, and no other voter has room
 	ReasonInternal             = "INTERNAL"
 )
 

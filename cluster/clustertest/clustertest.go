@@ -51,6 +51,7 @@ type Options struct {
 	CheckpointEvery time.Duration
 	SnapshotBytes   int64         // default: a server's
 	Stabilise       time.Duration // default: next to nothing
+	DiskReserve     uint64        // default: none
 	Development     bool
 	Logger          *slog.Logger // default: quiet, or HIZO_TEST_LOG=1 to standard error
 	Gossip          cluster.StartGossip
@@ -449,7 +450,7 @@ func (c *Cluster) TryRestart(n *Node) error {
 		ID: n.ID, DataDir: filepath.Join(n.Dir, "data"), AdvertisePeer: n.addr, AdvertiseClient: client,
 		Seal: n.Seal, Directory: directory, Transport: n.Mux, Gossip: c.opts.Gossip,
 		Profile: c.opts.Profile, Development: c.opts.Development, Clock: clock.Now, Logger: log,
-		Stabilise: c.opts.Stabilise, CheckpointEvery: c.opts.CheckpointEvery, SnapshotBytes: c.opts.SnapshotBytes, Duties: duties, Level: c.opts.Levels[n.ID],
+		Stabilise: c.opts.Stabilise, DiskReserve: c.opts.DiskReserve, CheckpointEvery: c.opts.CheckpointEvery, SnapshotBytes: c.opts.SnapshotBytes, Duties: duties, Level: c.opts.Levels[n.ID],
 		Exit: func(_ int, why error) { panic(fmt.Sprintf("%s: %v", n.ID, why)) },
 	})
 	if err != nil {

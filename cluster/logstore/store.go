@@ -42,6 +42,7 @@ type Config struct {
 	LockTimeout   time.Duration // default 1 s
 	Exit          func(error)   // ends the process and need not return; default logs and exits with 1
 	Logger        *slog.Logger
+	Room          func() error     // says no where the disk has no room for commands; nil: never
 	Appends       *meter.Histogram // ns that appending takes, the sync included; nil: not measured
 
 	wrap func(backend) backend // fault tests
@@ -180,6 +181,9 @@ func (s *Store) StoreLogs(entries []*raft.Log) error {
 	if err := s.settle(); err != nil {
 		return err
 	}
+	if err := s.roomFor(entries); err != nil {
+		return err
+	}
 	return s.guard("append to", func() error {
 		begin := time.Now()
 		err := s.cache.StoreLogs(seal(entries))
@@ -199,6 +203,20 @@ func (s *Store) StoreLogs(entries []*raft.Log) error {
 		}
 		return fmt.Errorf("append to raft log %s; check the disk: %w", s.path, err)
 	})
+}
+
+// roomFor refuses commands while there is no room. What a term begins with is small, and a node that could not store it
+// could not find out that it leads and hand over.
+func (s *Store) roomFor(entries []*raft.Log) error {
+	if s.cfg.Room == nil {
+		return nil
+	}
+	for _, e := range entries {
+		if e.Type == raft.LogCommand {
+			return s.cfg.Room()
+		}
+	}
+	return nil
 }
 
 // unappend deletes what a failed append may have left from index on.

@@ -73,6 +73,7 @@ type StatusReply struct {
 	Sealed        bool                   `protobuf:"varint,1,opt,name=sealed,proto3" json:"sealed,omitempty"`
 	Applied       uint64                 `protobuf:"varint,2,opt,name=applied,proto3" json:"applied,omitempty"`                                   // Raft index that its state has reached
 	ShareEpochs   []uint64               `protobuf:"varint,3,rep,packed,name=share_epochs,json=shareEpochs,proto3" json:"share_epochs,omitempty"` // deals that it holds a share file of
+	DiskLow       bool                   `protobuf:"varint,4,opt,name=disk_low,json=diskLow,proto3" json:"disk_low,omitempty"`                    // it has no room to lead
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -126,6 +127,13 @@ func (x *StatusReply) GetShareEpochs() []uint64 {
 		return x.ShareEpochs
 	}
 	return nil
+}
+
+func (x *StatusReply) GetDiskLow() bool {
+	if x != nil {
+		return x.DiskLow
+	}
+	return false
 }
 
 type ClockRequest struct {
@@ -1154,11 +1162,12 @@ const file_peerpb_peer_proto_rawDesc = "" +
 	"\n" +
 	"\x11peerpb/peer.proto\x12\fhizo.peer.v1\"%\n" +
 	"\rStatusRequest\x12\x14\n" +
-	"\x05brief\x18\x01 \x01(\bR\x05brief\"b\n" +
+	"\x05brief\x18\x01 \x01(\bR\x05brief\"}\n" +
 	"\vStatusReply\x12\x16\n" +
 	"\x06sealed\x18\x01 \x01(\bR\x06sealed\x12\x18\n" +
 	"\aapplied\x18\x02 \x01(\x04R\aapplied\x12!\n" +
-	"\fshare_epochs\x18\x03 \x03(\x04R\vshareEpochs\"\x0e\n" +
+	"\fshare_epochs\x18\x03 \x03(\x04R\vshareEpochs\x12\x19\n" +
+	"\bdisk_low\x18\x04 \x01(\bR\adiskLow\"\x0e\n" +
 	"\fClockRequest\">\n" +
 	"\n" +
 	"ClockReply\x12\x12\n" +

@@ -13,6 +13,8 @@ import (
 	"time"
 
 	"github.com/goccy/go-yaml"
+
+	"github.com/hizo/hizo/cluster"
 )
 
 // maxConfigSize bounds a configuration file; real ones are below 4 KiB.
@@ -30,6 +32,7 @@ type Config struct {
 	Raft     RaftConfig     `yaml:"raft"`
 	Log      LogConfig      `yaml:"log"`
 	Rotation RotationConfig `yaml:"rotation"`
+	Disk     DiskConfig     `yaml:"disk"`
 	Observe  ObserveConfig  `yaml:"observe"` // optional: probes and metrics
 
 	// Development marks the state for good: `hizod server` refuses it without this flag and `hizod dev` sets it.
@@ -114,6 +117,13 @@ type CommandConfig struct {
 	SameUser bool `yaml:"same_user"`
 }
 
+// DiskConfig says how much of the disk is kept for this node.
+type DiskConfig struct {
+	// ReserveMiB is the space below which the node hands leadership over and takes no writes, at most a twentieth of the
+	// file system; half of it lies in a file. 0: none. Default 256, in development 32.
+	ReserveMiB *int `yaml:"reserve_mib"`
+}
+
 // ObserveConfig is the listener for probes and metrics: plain HTTP without credentials, so not for everybody's network.
 type ObserveConfig struct {
 	Listen string `yaml:"listen"` // empty: no listener
@@ -171,6 +181,13 @@ func (c *Config) fill() {
 	def(&c.Raft.Profile, "lan")
 	def(&c.Log.Level, "info")
 	def(&c.Log.Format, "text")
+	if c.Disk.ReserveMiB == nil {
+		reserve := cluster.DefaultReserve >> 20
+		if c.Development {
+			reserve = 32
+		}
+		c.Disk.ReserveMiB = &reserve
+	}
 	if c.Seal.Type == "software" && c.DataDir != "" {
 		def(&c.Seal.Software.File, filepath.Join(c.DataDir, "software-seal.key"))
 	}
@@ -202,6 +219,9 @@ func (c *Config) check() error {
 		if _, _, err := net.SplitHostPort(c.Gossip.Listen); err != nil {
 			bad("gossip.listen: %q is not HOST:PORT", c.Gossip.Listen)
 		}
+	}
+	if *c.Disk.ReserveMiB < 0 || *c.Disk.ReserveMiB > 1<<20 {
+		bad("disk.reserve_mib: %d is not a size from 1 to 1048576, or 0 for none", *c.Disk.ReserveMiB)
 	}
 	if c.Observe.Listen != "" {
 		if _, _, err := net.SplitHostPort(c.Observe.Listen); err != nil {
