@@ -49,8 +49,8 @@ type footing struct {
 	cluster fsm.Cluster
 }
 
-// footing refuses unless this node leads, unsealed. A leader that has lost its lead without knowing
-// still gets no further than Propose.
+// footing refuses unless this node leads, unsealed, and knows all that was committed before it did. A leader that has
+// lost its lead without knowing still gets no further than Propose.
 func (g *gate) footing() (footing, error) {
 	if !g.node.Initialised() {
 		return footing{}, cluster.ErrNotInitialised
@@ -58,7 +58,7 @@ func (g *gate) footing() (footing, error) {
 	if c, ok := g.node.Store().Cluster(); ok && c.Sealed {
 		return footing{}, sealedByCommand()
 	}
-	leads := g.node.IsLeader()
+	leads := g.node.TermBegun()
 	if !leads {
 		if leader, ok := g.node.Leader(); ok {
 			return footing{}, &cluster.NotLeaderError{Leader: leader}

@@ -12,14 +12,8 @@ import (
 	"github.com/hizo/hizo/api/hizov1"
 )
 
-// Names of the health service. The server as a whole ("") and each API service are serving when the node
-// is ready: a member, unsealed, and a leader is known.
-const (
-	healthReady = "hizo.ready"
-	healthLive  = "hizo.live" // the process answers
-)
-
 // healthService tells load balancers and probes how the node is. It needs no token and costs no record.
+// The server as a whole ("") and each API service are serving when the node is ready.
 type healthService struct {
 	grpc_health_v1.UnimplementedHealthServer
 	*Server
@@ -38,13 +32,18 @@ func (s *Server) ready() bool {
 
 func (s *healthService) check(service string) (grpc_health_v1.HealthCheckResponse_ServingStatus, bool) {
 	switch service {
-	case healthLive:
+	case hizov1.HealthLive:
 		return grpc_health_v1.HealthCheckResponse_SERVING, true
-	case "", healthReady, hizov1.AuthService_ServiceDesc.ServiceName, hizov1.VaultService_ServiceDesc.ServiceName,
+	case "", hizov1.HealthReady, hizov1.AuthService_ServiceDesc.ServiceName, hizov1.VaultService_ServiceDesc.ServiceName,
 		hizov1.SecretService_ServiceDesc.ServiceName, hizov1.IdentityService_ServiceDesc.ServiceName,
 		hizov1.PolicyService_ServiceDesc.ServiceName, hizov1.AuditService_ServiceDesc.ServiceName,
 		hizov1.ClusterService_ServiceDesc.ServiceName, hizov1.WatchService_ServiceDesc.ServiceName:
 		if s.ready() {
+			return grpc_health_v1.HealthCheckResponse_SERVING, true
+		}
+		return grpc_health_v1.HealthCheckResponse_NOT_SERVING, true
+	case hizov1.HealthLeader:
+		if s.ready() && s.node.TermBegun() {
 			return grpc_health_v1.HealthCheckResponse_SERVING, true
 		}
 		return grpc_health_v1.HealthCheckResponse_NOT_SERVING, true

@@ -24,6 +24,8 @@ type Limits struct {
 	Handshake  time.Duration // each handshake must be done by then
 	Tails      int           // open audit tails and exports
 	Watches    int           // open watches of the health service
+	Waits      int           // calls that wait for a leader to be known; the others are refused at once
+	Wait       time.Duration // the longest of these waits
 
 	Watchers, WatchersEach int           // open watches of secrets: of the node, and of one principal
 	SlowWatch              time.Duration // a client that does not read for so long is let go
@@ -56,6 +58,8 @@ var defaultLimits = Limits{
 	Handshake:  5 * time.Second,
 	Tails:      64,
 	Watches:    64,
+	Waits:      4096,
+	Wait:       time.Second,
 
 	Watchers: 4096, WatchersEach: 1024,
 	SlowWatch: 30 * time.Second, LoneWatch: 5 * time.Second,
@@ -80,6 +84,7 @@ func (l Limits) withDefaults() Limits {
 		Versions: cmp.Or(l.Versions, d.Versions), Policy: cmp.Or(l.Policy, d.Policy),
 		Streams: cmp.Or(l.Streams, d.Streams), Handshakes: cmp.Or(l.Handshakes, d.Handshakes),
 		Handshake: cmp.Or(l.Handshake, d.Handshake), Tails: cmp.Or(l.Tails, d.Tails), Watches: cmp.Or(l.Watches, d.Watches),
+		Waits: cmp.Or(l.Waits, d.Waits), Wait: cmp.Or(l.Wait, d.Wait),
 		Watchers: cmp.Or(l.Watchers, d.Watchers), WatchersEach: cmp.Or(l.WatchersEach, d.WatchersEach),
 		SlowWatch: cmp.Or(l.SlowWatch, d.SlowWatch), LoneWatch: cmp.Or(l.LoneWatch, d.LoneWatch),
 		Connections: cmp.Or(l.Connections, d.Connections), ConnectionsEach: cmp.Or(l.ConnectionsEach, d.ConnectionsEach),

@@ -37,6 +37,8 @@ type Node interface {
 	ID() string
 	Initialised() bool
 	IsLeader() bool
+	TermBegun() bool
+	LeaderChanged() <-chan struct{}
 	Leader() (cluster.LeaderInfo, bool)
 	Keyring() (*keyring.Keyring, error)
 	Status() cluster.Status
@@ -91,6 +93,7 @@ type Server struct {
 	paths       *reservations
 	tails       chan struct{} // held by open tails and exports
 	watches     chan struct{} // held by open watches of the health service
+	waits       chan struct{} // held by calls that wait for a leader
 	streams     *streams      // open watches of secrets
 	hub         *hub
 	beats       beats
@@ -123,7 +126,7 @@ func NewServer(c Config) (*Server, error) {
 	s := &Server{
 		conf: c, node: c.Node, limits: c.Limits, log: c.Logger.With("component", "api"), hasher: hasher,
 		paths: newReservations(), tails: make(chan struct{}, c.Limits.Tails),
-		watches: make(chan struct{}, c.Limits.Watches), strangers: newCounter(c.Limits.Strangers, c.Limits.StrangersEach),
+		watches: make(chan struct{}, c.Limits.Watches), waits: make(chan struct{}, c.Limits.Waits), strangers: newCounter(c.Limits.Strangers, c.Limits.StrangersEach),
 		connections: newCounter(c.Limits.Connections, c.Limits.ConnectionsEach), meters: newMeters(),
 	}
 	s.gate = &gate{

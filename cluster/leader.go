@@ -84,6 +84,8 @@ func (n *Node) lead(ctx context.Context) {
 	case <-ctx.Done():
 		return
 	}
+	n.begun.Store(term)
+	n.leaders.tell()
 	clock := newClockDuty(n, term)
 	if err := clock.open(ctx); err != nil {
 		return
@@ -160,6 +162,10 @@ func (n *Node) unsealedVoter(ctx context.Context) string {
 // Leading says whether this node leads and takes records: its term has begun and its clock is confirmed.
 func (n *Node) Leading() bool { return n.IsLeader() && n.proposer.accepts() }
 
+// TermBegun says whether this node believes that it leads, and its state holds all that earlier terms have committed.
+// Before that a token that was just given out may not be there yet. LeaderChanged tells of it as well.
+func (n *Node) TermBegun() bool { return n.IsLeader() && n.begun.Load() == n.raft.CurrentTerm() }
+
 // IsLeader says whether this node believes that it leads. Only a commit proves it.
 func (n *Node) IsLeader() bool { return n.raft.State() == raft.Leader }
 
@@ -206,12 +212,16 @@ func (w *leaderWatch) follow(r *raft.Raft, changes *meter.Counter) {
 			case <-w.done:
 				return
 			}
-			w.mu.Lock()
-			close(w.changed)
-			w.changed = make(chan struct{})
-			w.mu.Unlock()
+			w.tell()
 		}
 	}()
+}
+
+func (w *leaderWatch) tell() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	close(w.changed)
+	w.changed = make(chan struct{})
 }
 
 func (w *leaderWatch) stop(r *raft.Raft) {
@@ -220,7 +230,7 @@ func (w *leaderWatch) stop(r *raft.Raft) {
 }
 
 // LeaderChanged returns a channel that is closed when another node leads, or none, as far as this node
-// knows. Take it before asking Leader.
+// knows, or when this node's term has begun. Take it before asking Leader or TermBegun.
 func (n *Node) LeaderChanged() <-chan struct{} {
 	n.leaders.mu.Lock()
 	defer n.leaders.mu.Unlock()

@@ -174,6 +174,7 @@ type Node struct {
 	closed  atomic.Bool
 	resign  resignation
 	leaders leaderWatch
+	begun   atomic.Uint64 // the last term of this node's whose beginning has been applied
 	next    nextRoot
 	wanted  atomic.Uint64 // audit records that a checkpoint is wanted over at once
 

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
-	"net"
 	"slices"
 	"time"
 
@@ -57,8 +56,12 @@ func (c *Client) attempt(ctx context.Context, k *call, addr string, args, reply 
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithTimeout(ctx, c.cfg.AttemptTimeout)
 		defer cancel()
+		var giveUp context.CancelCauseFunc
+		ctx, giveUp = context.WithCancelCause(ctx)
+		defer giveUp(nil)
+		defer c.lookout(ctx, addr, giveUp).Stop()
 	}
-	ctx, err = k.outgoing(ctx)
+	out, err := k.outgoing(ctx)
 	if err != nil {
 		return false, err
 	}
@@ -66,11 +69,23 @@ func (c *Client) attempt(ctx context.Context, k *call, addr string, args, reply 
 	if err != nil {
 		return false, err
 	}
+	defer c.release(n)
 	if err := n.ready(ctx); err != nil {
 		c.drop(n)
+		k.movedBy(ctx)
 		return false, err
 	}
-	return true, n.grpc.Invoke(ctx, k.method, args, reply, opts...)
+	if err = n.grpc.Invoke(out, k.method, args, reply, opts...); err != nil {
+		k.movedBy(ctx)
+	}
+	return true, err
+}
+
+// movedBy follows what lookout found.
+func (k *call) movedBy(ctx context.Context) {
+	if moved, ok := errors.AsType[*movedError](context.Cause(ctx)); ok {
+		k.found = moved.to
+	}
 }
 
 // call is the state of one call over its attempts.
@@ -86,7 +101,10 @@ type call struct {
 	last     error
 	headless *Error // the last answer that named no leader who can be reached
 
-	hint  string          // leader that the last answer named
+	place *placing        // of calls that any node takes; nil: the leader is wanted
+	hint  string          // name of the leader that the last answer gave
+	found string          // address at which lookout found the leader
+	gone  []string        // names of nodes that could not be reached or broke off: one of them may have led
 	tried map[string]bool // since the last pause
 	round int             // pauses so far
 	wait  time.Duration   // that the server asked for
@@ -105,6 +123,9 @@ func (c *Client) newCall(ctx context.Context, method string) *call {
 	if k.id == "" {
 		k.id = NewRequestID()
 	}
+	if anywhere(method) {
+		k.place = placingOf(ctx)
+	}
 	return k
 }
 
@@ -116,6 +137,9 @@ func (k *call) outgoing(ctx context.Context) (context.Context, error) {
 		md = metadata.MD{}
 	}
 	md.Set(hizov1.MetaRequestID, k.id)
+	if len(k.gone) > 0 {
+		md.Set(hizov1.MetaLeaderGone, k.gone...)
+	}
 	if source := k.c.cfg.Token; source != nil && needsToken(k.method) {
 		token, err := source(ctx)
 		switch {
@@ -133,34 +157,53 @@ func (k *call) next(ctx context.Context) (string, error) {
 	if err := ctx.Err(); err != nil {
 		return "", k.ended(err)
 	}
+	k.c.resolve(ctx, false)
 	addr := k.choose()
 	if addr == "" {
 		if err := k.pause(ctx); err != nil {
 			return "", k.ended(err)
 		}
+		if len(k.away) > 0 {
+			k.c.resolve(ctx, true)
+		}
 		clear(k.tried)
-		addr = k.choose()
+		if addr = k.choose(); addr == "" {
+			return "", k.ended(errClosed) // a client has addresses
+		}
 	}
-	k.hint = ""
+	k.hint, k.found = "", ""
 	k.tried[addr] = true
 	k.current = addr
 	k.attempts++
 	return addr, nil
 }
 
-// choose returns an address that was not tried since the last pause: the one just named, the leader known to
-// the client, then the others in order.
+// choose returns an address that was not tried since the last pause: the one just named or found, the leader known to
+// the client, then the others, the suspended ones last.
 func (k *call) choose() string {
-	candidates := k.c.candidates()
-	if k.hint != "" && !k.tried[k.hint] {
-		return k.hint
+	if k.found != "" {
+		return k.found
 	}
-	for _, a := range candidates {
+	if k.hint != "" {
+		for _, a := range k.c.addresses(k.hint) {
+			if !k.tried[a] {
+				return a
+			}
+		}
+	}
+	for _, a := range k.candidates() {
 		if !k.tried[a] {
 			return a
 		}
 	}
 	return ""
+}
+
+func (k *call) candidates() []string {
+	if k.place != nil {
+		return k.c.ranked(k.place.seed)
+	}
+	return k.c.candidates()
 }
 
 // pause waits with exponential back-off and full jitter.
@@ -193,6 +236,12 @@ func (k *call) failed(ctx context.Context, addr string, sent bool, err error) er
 	v := judge(e)
 	delete(k.refused, addr)
 	delete(k.away, addr)
+	if v == ambiguous && e.Reason == "" || e.Reason == hizov1.ReasonShutdown {
+		k.c.suspend(addr)
+		k.lost(k.c.nameOf(addr))
+	} else {
+		k.back(addr)
+	}
 	if v == ambiguous && sentOnce(k.method) {
 		k.unknown = true
 		return k.ended(e)
@@ -202,7 +251,9 @@ func (k *call) failed(ctx context.Context, addr string, sent bool, err error) er
 		if k.unknown && isMutation(k.method) && undecided(e.Reason) {
 			return k.ended(e)
 		}
-		k.c.setLeader(addr)
+		if k.place == nil {
+			k.c.setLeader(addr)
+		}
 		return e
 	case elsewhere:
 		k.headless = e
@@ -215,7 +266,7 @@ func (k *call) failed(ctx context.Context, addr string, sent bool, err error) er
 		}
 		k.wait = max(k.wait, wait)
 		// Another node would only send us back.
-		for _, a := range k.c.candidates() {
+		for _, a := range k.candidates() {
 			k.tried[a] = true
 		}
 	case node:
@@ -252,8 +303,11 @@ func (k *call) notSent(ctx context.Context, addr string, err error) error {
 	if ctx.Err() == nil || k.last == nil {
 		k.last = ce
 	}
-	k.c.forgetLeader(addr)
+	if ctx.Err() == nil {
+		k.c.suspend(addr)
+	}
 	k.away[addr] = true
+	k.lost(k.c.nameOf(addr))
 	if ce.impostor() {
 		k.refused[addr] = &Error{
 			Reason: ReasonUnreachable, Code: codes.Unavailable, Node: addr, cause: ce,
@@ -276,19 +330,39 @@ func (k *call) mayUnseal(e *Error) bool {
 		time.Since(k.started) < k.c.cfg.Patience
 }
 
-// follow takes a leader hint; it is only a hint: the node behind it has to prove itself like any other.
-func (k *call) follow(addr string) {
-	if host, port, err := net.SplitHostPort(addr); err != nil || host == "" || port == "" {
+// follow goes to the leader that an answer named.
+func (k *call) follow(text string) {
+	if parseName(text) == nil || !k.c.learn(text) {
 		return
 	}
-	if k.c.learn(addr) {
-		k.hint = addr
+	k.hint = text
+	if !slices.ContainsFunc(k.c.addresses(text), func(a string) bool { return !k.away[a] }) {
+		k.lost(text)
+	}
+}
+
+// maxGone bounds what is said of nodes that are gone.
+const maxGone = 8
+
+// lost notes that a node was asked in vain: if it leads, the others will hear of its end later than this call.
+func (k *call) lost(name string) {
+	if !slices.Contains(k.gone, name) && len(k.gone) < maxGone {
+		k.gone = append(k.gone, name)
+	}
+}
+
+// back notes that a node has answered.
+func (k *call) back(addr string) {
+	k.c.answered(addr)
+	if len(k.gone) > 0 {
+		name := k.c.nameOf(addr)
+		k.gone = slices.DeleteFunc(k.gone, func(n string) bool { return n == name })
 	}
 }
 
 // allRefused reports whether every node has given, or failed with, a reason that lasts, or is away.
 func (k *call) allRefused() bool {
-	for _, a := range k.c.candidates() {
+	for _, a := range k.candidates() {
 		if k.refused[a] == nil && !k.away[a] {
 			return false
 		}
@@ -343,48 +417,4 @@ func (k *call) log(ctx context.Context, addr, reason, code string) {
 	k.c.cfg.Logger.LogAttrs(ctx, slog.LevelDebug, "attempt failed, trying again",
 		slog.String("method", k.method), slog.String("request", k.id), slog.Int("attempt", k.attempts),
 		slog.String("node", addr), slog.String("reason", reason), slog.String("code", code))
-}
-
-// candidates returns all known addresses, the leader first.
-func (c *Client) candidates() []string {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	out := make([]string, 0, len(c.addrs)+1)
-	if c.leader != "" {
-		out = append(out, c.leader)
-	}
-	for _, a := range c.addrs {
-		if a != c.leader {
-			out = append(out, a)
-		}
-	}
-	return out
-}
-
-func (c *Client) setLeader(addr string) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.leader = addr
-}
-
-func (c *Client) forgetLeader(addr string) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.leader == addr {
-		c.leader = ""
-	}
-}
-
-// learn adds an address from a hint; false where a client of one node keeps to it, or there are too many.
-func (c *Client) learn(addr string) bool {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if slices.Contains(c.addrs, addr) {
-		return true
-	}
-	if c.pinned || len(c.addrs)-len(c.cfg.Addrs) >= maxLearned {
-		return false
-	}
-	c.addrs = append(c.addrs, addr)
-	return true
 }

@@ -1,24 +1,3 @@
-// Package client talks to a Hizo cluster.
-//
-// A Client takes the addresses of several nodes, finds the leader by itself and stays with it. It is a
-// grpc.ClientConnInterface, so the generated stubs are used directly:
-//
-//	c, err := client.New(client.Config{Addrs: addrs, CA: pem, Token: client.TokenFile(path)})
-//	put, err := c.Secrets().Put(ctx, &hizov1.PutRequest{…})
-//
-// What happens when a call fails:
-//
-//   - A definite no of one node (it does not lead, is sealed, lost a race) leads to the next attempt: at the
-//     leader that the answer names, else at the next address; after every address was tried, with
-//     exponential back-off and full jitter. All attempts of one call carry one request id, so a mutation
-//     takes effect once, whatever happened to the attempts before.
-//   - An attempt whose fate is unknown (the connection broke, the node hangs, the server says
-//     UNKNOWN_OUTCOME) is repeated in the same way.
-//   - The call ends at its deadline (the context's, or Config.Timeout). A mutation that may have taken effect
-//     ends with *UnknownOutcomeError, never with an error that looks like a failure. Everything else is *Error.
-//
-// Connections are TLS 1.3 and demand a certificate of the cluster's CA that names hizov1.ServerName, or, before
-// there is a CA, one pinned key.
 package client
 
 import (
@@ -38,14 +17,18 @@ import (
 const (
 	DefaultTimeout        = 30 * time.Second
 	DefaultAttemptTimeout = 5 * time.Second
+	DefaultSuspectAfter   = time.Second
 	DefaultPatience       = 10 * time.Second
 	DefaultBackoffBase    = 25 * time.Millisecond
 	DefaultBackoffMax     = time.Second
+	DefaultResolveEvery   = 30 * time.Second
+	DefaultReturnEvery    = 10 * time.Second
 )
 
 // Config of a Client. Addrs and one of CA and PinnedKey are needed.
 type Config struct {
-	// Addrs are the clients' addresses of some nodes, HOST:PORT.
+	// Addrs are the clients' addresses of some nodes, HOST:PORT. Each address that a name resolves to is a node of its
+	// own: one name for the whole cluster is enough.
 	Addrs []string
 	// CA is the cluster's CA in PEM.
 	CA []byte
@@ -60,6 +43,8 @@ type Config struct {
 	Timeout time.Duration
 	// AttemptTimeout bounds one attempt, so that a node that hangs does not use up the call.
 	AttemptTimeout time.Duration
+	// SuspectAfter is how long an attempt may take before the other nodes are asked whether one of them leads by now.
+	SuspectAfter time.Duration
 	// Patience is how long to go on while not one node can be reached, or all are sealed and may unseal each other.
 	Patience time.Duration
 	// BackoffBase and BackoffMax bound the pause after all addresses were tried.
@@ -68,8 +53,14 @@ type Config struct {
 	Logger *slog.Logger
 	// UserAgent names the program.
 	UserAgent string
-	// Dial replaces the TCP dialler.
+	// Dial replaces the TCP dialler. It is given names as they stand, unless there is a Resolve as well.
 	Dial func(ctx context.Context, addr string) (net.Conn, error)
+	// Resolve replaces the resolver of the system. It returns IP addresses.
+	Resolve func(ctx context.Context, host string) ([]string, error)
+	// ResolveEvery is how long an answer of the resolver is good while nothing fails.
+	ResolveEvery time.Duration
+	// ReturnEvery is how often a watch that had to leave its node looks whether it can go back.
+	ReturnEvery time.Duration
 }
 
 // Client is safe for concurrent use.
@@ -78,15 +69,16 @@ type Client struct {
 	cfg    Config
 	tls    *tls.Config
 
-	mu     sync.Mutex
-	addrs  []string         // configured first, then those learned from hints
-	conns  map[string]*conn // made at first use
-	leader string           // where the last call succeeded or a hint pointed
-	closed bool
-}
+	mu        sync.Mutex
+	names     []*name            // configured first, then those learned from hints
+	conns     map[string]*conn   // by address, made at first use
+	health    map[string]*health // by address, of those that failed lately
+	leader    string             // address at which the last call succeeded
+	resolving chan struct{}      // closed at the end of the look-up under way; nil: there is none
+	closed    bool
 
-// maxLearned bounds the addresses taken from hints, and so the connections.
-const maxLearned = 16
+	looking sync.Mutex // one look for another leader at a time
+}
 
 // New checks the configuration. It connects at the first call.
 func New(cfg Config) (*Client, error) {
@@ -94,7 +86,7 @@ func New(cfg Config) (*Client, error) {
 		return nil, errors.New("no address of a node is known: give at least one as HOST:PORT")
 	}
 	for _, a := range cfg.Addrs {
-		if host, port, err := net.SplitHostPort(a); err != nil || host == "" || port == "" {
+		if parseName(a) == nil {
 			return nil, &AddressError{Address: a}
 		}
 	}
@@ -104,19 +96,25 @@ func New(cfg Config) (*Client, error) {
 	}
 	cfg.Timeout = orDefault(cfg.Timeout, DefaultTimeout)
 	cfg.AttemptTimeout = orDefault(cfg.AttemptTimeout, DefaultAttemptTimeout)
+	cfg.SuspectAfter = orDefault(cfg.SuspectAfter, DefaultSuspectAfter)
 	cfg.Patience = orDefault(cfg.Patience, DefaultPatience)
+	cfg.ResolveEvery = orDefault(cfg.ResolveEvery, DefaultResolveEvery)
+	cfg.ReturnEvery = orDefault(cfg.ReturnEvery, DefaultReturnEvery)
 	cfg.BackoffBase = orDefault(cfg.BackoffBase, DefaultBackoffBase)
 	cfg.BackoffMax = max(orDefault(cfg.BackoffMax, DefaultBackoffMax), cfg.BackoffBase)
 	if cfg.Logger == nil {
 		cfg.Logger = slog.New(slog.DiscardHandler)
 	}
-	var addrs []string
+	if cfg.Resolve == nil && cfg.Dial == nil {
+		cfg.Resolve = net.DefaultResolver.LookupHost
+	}
+	c := &Client{cfg: cfg, tls: conf, conns: map[string]*conn{}, health: map[string]*health{}}
 	for _, a := range cfg.Addrs {
-		if !slices.Contains(addrs, a) {
-			addrs = append(addrs, a)
+		if c.named(a) == nil {
+			c.names = append(c.names, c.newName(a))
 		}
 	}
-	return &Client{cfg: cfg, tls: conf, addrs: addrs, conns: map[string]*conn{}}, nil
+	return c, nil
 }
 
 func orDefault(d, otherwise time.Duration) time.Duration {

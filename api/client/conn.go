@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"slices"
 	"sync/atomic"
 	"time"
 
@@ -23,6 +24,7 @@ type conn struct {
 	addr  string
 	grpc  *grpc.ClientConn
 	cause atomic.Pointer[error] // why the last attempt to connect failed
+	users int                   // attempts under way; guarded by Client.mu
 }
 
 // ConnectError says that a request was not sent because its node could not be reached or proved not to be
@@ -49,11 +51,11 @@ func (e *ConnectError) impostor() bool {
 }
 
 // keepalivePeriod must not be below what servers allow (their keepalive enforcement policy).
-const keepalivePeriod = 20 * time.Second
+const keepalivePeriod = 10 * time.Second
 
 var errClosed = errors.New("the client is closed")
 
-// conn returns the connection to addr, made on first use.
+// conn returns the connection to addr, made on first use. It belongs to the caller, too, until release.
 func (c *Client) conn(addr string) (*conn, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -61,9 +63,10 @@ func (c *Client) conn(addr string) (*conn, error) {
 		return nil, errClosed
 	}
 	if n, ok := c.conns[addr]; ok {
+		n.users++
 		return n, nil
 	}
-	n := &conn{addr: addr}
+	n := &conn{addr: addr, users: 1}
 	creds := handshake{TransportCredentials: credentials.NewTLS(c.tls), failed: n.failed}
 	cc, err := grpc.NewClient("passthrough:///"+addr,
 		grpc.WithTransportCredentials(creds),
@@ -128,14 +131,36 @@ func (n *conn) connectError(otherwise error) error {
 }
 
 // drop forgets a connection that could not be made: gRPC would not try it again before its own back-off is
-// over.
+// over. One that is still being made is left to those who wait for it.
 func (c *Client) drop(n *conn) {
+	if n.grpc.GetState() != connectivity.TransientFailure {
+		return
+	}
 	c.mu.Lock()
 	if c.conns[n.addr] == n {
 		delete(c.conns, n.addr)
 	}
 	c.mu.Unlock()
 	n.grpc.Close()
+}
+
+// release ends a use of a connection.
+func (c *Client) release(n *conn) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	n.users--
+}
+
+// retire closes the connections to addresses that no name leads to any more, once nobody uses them. mu is held.
+func (c *Client) retire() {
+	for addr, n := range c.conns {
+		if n.users > 0 || addr == c.leader || slices.ContainsFunc(c.names, func(m *name) bool { return slices.Contains(m.addrsOf(), addr) }) {
+			continue
+		}
+		delete(c.conns, addr)
+		delete(c.health, addr)
+		_ = n.grpc.Close()
+	}
 }
 
 // handshake notes why a TLS handshake failed.

@@ -79,3 +79,6 @@ func isMutation(method string) bool { return !slices.Contains(reads, method) }
 func sentOnce(method string) bool { return method == hizov1.ClusterService_Init_FullMethodName }
 
 func needsToken(method string) bool { return !slices.Contains(tokenless, method) }
+
+// anywhere are calls that any node takes.
+func anywhere(method string) bool { return method == hizov1.WatchService_Watch_FullMethodName }

@@ -4,11 +4,14 @@ import (
 	"context"
 	"errors"
 	"io"
+	"time"
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
+
+	"github.com/hizo/hizo/api/hizov1"
 )
 
 // NewStream implements grpc.ClientConnInterface for streams of answers to one request. Until the first answer
@@ -34,6 +37,8 @@ type stream struct {
 	inner   grpc.ClientStream
 	begun   bool // an answer has come
 	done    error
+	attempt context.Context // of inner
+	look    *time.Timer     // watches inner until its first answer
 }
 
 func (s *stream) SendMsg(m any) error { s.request = m; return nil }
@@ -51,9 +56,13 @@ func (s *stream) RecvMsg(m any) error {
 			}
 		}
 		err := s.inner.RecvMsg(m)
+		s.look.Stop()
 		switch {
 		case err == nil:
-			s.begun = true
+			if !s.begun {
+				s.begun = true
+				s.arrived()
+			}
 			return nil
 		case errors.Is(err, io.EOF):
 			s.done = io.EOF
@@ -64,6 +73,7 @@ func (s *stream) RecvMsg(m any) error {
 		}
 		addr := s.call.current
 		s.inner = nil
+		s.call.movedBy(s.attempt)
 		if err := s.call.failed(s.ctx, addr, true, err); err != nil {
 			s.done = err
 			return err
@@ -92,7 +102,7 @@ func (s *stream) open() error {
 }
 
 func (s *stream) try(limit context.Context, addr string) (sent bool, err error) {
-	ctx, err := s.call.outgoing(s.ctx)
+	out, err := s.call.outgoing(s.ctx)
 	if err != nil {
 		return false, err
 	}
@@ -103,21 +113,55 @@ func (s *stream) try(limit context.Context, addr string) (sent bool, err error) 
 	attempt, cancel := context.WithTimeout(limit, s.c.cfg.AttemptTimeout)
 	defer cancel()
 	if err := n.ready(attempt); err != nil {
+		s.c.release(n)
 		s.c.drop(n)
 		return false, err
 	}
-	inner, err := n.grpc.NewStream(ctx, s.desc, s.call.method, s.opts...)
+	out, giveUp := context.WithCancelCause(out)
+	inner, err := n.grpc.NewStream(out, s.desc, s.call.method, s.opts...)
 	if err != nil {
+		giveUp(nil)
+		s.c.release(n)
 		return true, err
 	}
+	context.AfterFunc(inner.Context(), func() { // when the stream has ended, however it did
+		giveUp(nil)
+		s.c.release(n)
+	})
 	if err := inner.SendMsg(s.request); err != nil && !errors.Is(err, io.EOF) { // EOF: RecvMsg tells why
+		giveUp(nil)
 		return true, err
 	}
 	if err := inner.CloseSend(); err != nil {
+		giveUp(nil)
 		return true, err
 	}
-	s.inner = inner
+	s.inner, s.attempt, s.look = inner, out, s.lookout(out, addr, giveUp)
 	return true, nil
+}
+
+// lookout is that of a call where the leader is wanted. Elsewhere it gives up a node that does not answer at all.
+func (s *stream) lookout(ctx context.Context, addr string, giveUp context.CancelCauseFunc) *time.Timer {
+	if s.call.place == nil {
+		return s.c.lookout(ctx, addr, giveUp)
+	}
+	return time.AfterFunc(s.c.cfg.SuspectAfter, func() {
+		check, cancel := context.WithTimeout(ctx, s.c.cfg.SuspectAfter)
+		defer cancel()
+		if !s.c.serving(check, addr, hizov1.HealthLive) {
+			giveUp(errors.New("the node hangs"))
+		}
+	})
+}
+
+// arrived notes where the first answer came from.
+func (s *stream) arrived() {
+	s.call.back(s.call.current)
+	if s.call.place != nil {
+		s.call.place.set(s.call.current)
+	} else {
+		s.c.setLeader(s.call.current)
+	}
 }
 
 func (s *stream) Header() (metadata.MD, error) {

@@ -8,6 +8,7 @@ import (
 	"iter"
 	"log/slog"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/hizo/hizo/api/hizov1"
@@ -63,7 +64,7 @@ func (c *Client) Watch(ctx context.Context, cfg WatchConfig) iter.Seq2[Change, e
 			yield(Change{}, err)
 			return
 		}
-		w := &watcher{c: c, cfg: cfg, req: req, yield: yield}
+		w := &watcher{c: c, cfg: cfg, req: req, yield: yield, place: newPlacing()}
 		if err := w.run(ctx); err != nil {
 			yield(Change{}, err)
 		}
@@ -98,6 +99,7 @@ type watcher struct {
 
 	begun bool // some stream has told something
 	ended bool // yield wants no more
+	place *placing
 }
 
 // steady is how long a stream has to last for the next pause to be short again.
@@ -114,6 +116,8 @@ func (w *watcher) run(ctx context.Context) error {
 		switch {
 		case ctx.Err() != nil:
 			return context.Cause(ctx)
+		case errors.Is(err, errHome):
+			continue
 		case !w.begun:
 			return err
 		case !told && w.lasting(err):
@@ -144,8 +148,10 @@ func (w *watcher) lasting(err error) bool {
 
 // stream reads one stream until it ends, and says whether anything came.
 func (w *watcher) stream(ctx context.Context) (told bool, err error) {
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
+	var minding sync.WaitGroup
+	defer minding.Wait()
+	ctx, leave := context.WithCancelCause(withPlacing(ctx, w.place))
+	defer leave(nil)
 	stream, err := w.c.Watches().Watch(ctx, w.req)
 	if err != nil {
 		return false, err
@@ -156,9 +162,15 @@ func (w *watcher) stream(ctx context.Context) (told bool, err error) {
 			return told, &Error{Reason: hizov1.ReasonShutdown, Message: "the node ended the watch"}
 		}
 		if err != nil {
+			if errors.Is(context.Cause(ctx), errHome) {
+				err = errHome
+			}
 			return told, err
 		}
-		told, w.begun = true, true
+		if !told {
+			told, w.begun = true, true
+			minding.Go(func() { w.c.mind(ctx, w.place, leave) })
+		}
 		for _, change := range changes(m, w.req.GetCursor()) {
 			if !w.yield(change, nil) {
 				w.ended = true

@@ -6,11 +6,21 @@ package hizov1
 const (
 	MetaAuthorization = "authorization"   // "Bearer hizo_…"
 	MetaRequestID     = "hizo-request-id" // UUIDv7, the same over all retries of one mutation
+	// MetaLeaderGone is the address (leader_addr) of a leader that the client could not reach: a node that believes
+	// in it waits a moment for the next one, rather than sending the client there again.
+	MetaLeaderGone = "hizo-leader-gone"
 )
 
 // ServerName is what every node's client certificate names beside the node itself, so that a
 // connection spliced by a follower verifies as well.
 const ServerName = "cluster.hizo.internal"
+
+// Services of the health service beside those of the API.
+const (
+	HealthReady  = "hizo.ready"  // a member, unsealed, a leader is known
+	HealthLive   = "hizo.live"   // the process answers
+	HealthLeader = "hizo.leader" // ready, and leads
+)
 
 // AudiencePrefix and the cluster's id in hex are the audience of tokens by which workloads log in, unless their issuer is
 // configured with another one.
