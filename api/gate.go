@@ -58,18 +58,16 @@ func (g *gate) footing() (footing, error) {
 	if c, ok := g.node.Store().Cluster(); ok && c.Sealed {
 		return footing{}, sealedByCommand()
 	}
-	leads := g.node.TermBegun()
-	if !leads {
-		if leader, ok := g.node.Leader(); ok {
-			return footing{}, &cluster.NotLeaderError{Leader: leader}
-		}
+	leader, known := g.node.Leader()
+	if known && !g.node.IsLeader() {
+		return footing{}, &cluster.NotLeaderError{Leader: leader}
 	}
 	keys, err := g.node.Keyring()
 	if err != nil {
 		return footing{}, err // sealed: more useful than "no leader"
 	}
-	if !leads {
-		return footing{}, &cluster.NotLeaderError{}
+	if !g.node.TermBegun() {
+		return footing{}, &cluster.NotLeaderError{Leader: leader} // this one, if its term begins
 	}
 	store := g.node.Store()
 	c, ok := store.Cluster()

@@ -122,7 +122,8 @@ func (s *Server) unary(ctx context.Context, req any, info *grpc.UnaryServerInfo,
 		}
 		err = s.finish(ctx, info.FullMethod, begin, err)
 	}()
-	return s.atLeader(ctx, info.FullMethod, req, handler)
+	s.atLeader(ctx, info.FullMethod)
+	return handler(ctx, req)
 }
 
 func (s *Server) stream(srv any, stream grpc.ServerStream, info *grpc.StreamServerInfo, handler grpc.StreamHandler) (err error) {
@@ -133,9 +134,7 @@ func (s *Server) stream(srv any, stream grpc.ServerStream, info *grpc.StreamServ
 		}
 		err = s.finish(stream.Context(), info.FullMethod, begin, err)
 	}()
-	if err := s.streamAtLeader(stream.Context(), info.FullMethod); err != nil {
-		return err
-	}
+	s.atLeader(stream.Context(), info.FullMethod)
 	return handler(srv, stream)
 }
 

@@ -104,6 +104,7 @@ type call struct {
 	place *placing        // of calls that any node takes; nil: the leader is wanted
 	hint  string          // name of the leader that the last answer gave
 	found string          // address at which lookout found the leader
+	own   bool            // an answer since the last pause has named the node that gave it
 	gone  []string        // names of nodes that could not be reached or broke off: one of them may have led
 	tried map[string]bool // since the last pause
 	round int             // pauses so far
@@ -167,6 +168,7 @@ func (k *call) next(ctx context.Context) (string, error) {
 			k.c.resolve(ctx, true)
 		}
 		clear(k.tried)
+		k.own = false
 		if addr = k.choose(); addr == "" {
 			return "", k.ended(errClosed) // a client has addresses
 		}
@@ -336,6 +338,10 @@ func (k *call) follow(text string) {
 		return
 	}
 	k.hint = text
+	if slices.Contains(k.c.addresses(text), k.current) && !k.own { // its term began meanwhile
+		k.own, k.found = true, k.current
+		return
+	}
 	if !slices.ContainsFunc(k.c.addresses(text), func(a string) bool { return !k.away[a] }) {
 		k.lost(text)
 	}
