@@ -117,18 +117,21 @@ func (s *clusterService) Init(ctx context.Context, req *hizov1.InitRequest) (*hi
 }
 
 // trust is what an offline verification begins with.
-func (s *Server) trust() (audit.Trust, error) {
-	c, ok := s.node.Store().Cluster()
+func (s *Server) trust() (audit.Trust, error) { return TrustOf(s.node.Store()) }
+
+// TrustOf is the trust in a cluster's audit log as this state has it: its first record, and those of restores.
+func TrustOf(store *fsm.Store) (audit.Trust, error) {
+	c, ok := store.Cluster()
 	if !ok {
 		return audit.Trust{}, cluster.ErrNotInitialised
 	}
-	leaf, err := s.node.Store().AuditLeaf(0)
+	leaf, err := store.AuditLeaf(0)
 	if err != nil {
 		return audit.Trust{}, fmt.Errorf("the first audit record: %w", err)
 	}
 	trust := audit.Trust{Cluster: inject.ClusterText(c.ID), Genesis: audit.LeafHash(leaf)}
 	for _, r := range c.Restored {
-		if leaf, err = s.node.Store().AuditLeaf(r.Record); err != nil {
+		if leaf, err = store.AuditLeaf(r.Record); err != nil {
 			return audit.Trust{}, fmt.Errorf("the record of a restore: %w", err)
 		}
 		trust.Restores = append(trust.Restores, audit.LeafHash(leaf))

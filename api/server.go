@@ -76,6 +76,7 @@ type Config struct {
 	Limits         Limits
 	Leases         *lease.Engine    // nil: there are no leases
 	Rotations      Rotations        // nil: no schedule can be set
+	Backups        Backups          // nil: there is no place for backups
 	Passwords      auth.Params      // zero: auth.DefaultParams
 	Clock          func() time.Time // nil: time.Now
 	Logger         *slog.Logger
@@ -159,6 +160,7 @@ func (s *Server) register(r *grpc.Server) {
 	hizov1.RegisterLeaseServiceServer(r, &leaseService{Server: s})
 	hizov1.RegisterWatchServiceServer(r, &watchService{Server: s})
 	hizov1.RegisterIssuerServiceServer(r, &issuerService{Server: s})
+	hizov1.RegisterBackupServiceServer(r, &backupService{Server: s})
 	grpc_health_v1.RegisterHealthServer(r, &healthService{Server: s})
 	reflection.Register(r)
 }

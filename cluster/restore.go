@@ -81,7 +81,7 @@ func Restore(ctx context.Context, cfg Config, req RestoreRequest) (Restored, err
 	if len(req.Waiver) > maxWaiver || strings.ContainsFunc(req.Waiver, func(r rune) bool { return r < ' ' || r > '~' || r == '"' }) {
 		return Restored{}, fmt.Errorf("%w: the reason of the waiver is one line of up to %d plain characters without quotes", ErrNotThisBackup, maxWaiver)
 	}
-	if err := unused(cfg.DataDir); err != nil {
+	if err := Restorable(cfg.DataDir); err != nil {
 		return Restored{}, err
 	}
 	dir := filepath.Join(cfg.DataDir, restoreDir)
@@ -265,7 +265,7 @@ func (r *restoring) begin(cl fsm.Cluster, ring *keyring.Keyring) error {
 	}
 	m := fsm.Member{
 		ID: r.cfg.ID, PeerAddr: r.cfg.AdvertisePeer, ClientAddr: r.cfg.AdvertiseClient,
-		Key: public, SealKind: string(r.cfg.Seal.Kind()), Approved: true,
+		Key: public, SealKind: string(r.cfg.Seal.Kind()), Approved: true, Level: fsm.HighestLevel,
 	}
 	if m.ClientCert, err = signByCA(ring, cl.CA, nodeTemplate(m, r.cfg.Clock()), r.cfg.Seal.Identity().Public()); err != nil {
 		return err
@@ -386,9 +386,9 @@ func finishRestore(dataDir string) error {
 	return os.RemoveAll(dir)
 }
 
-// unused refuses a data directory that belongs to a node of a cluster. One of a server that waits to be initialised is
+// Restorable refuses a data directory that belongs to a node of a cluster. One of a server that waits to be initialised is
 // fine; if it runs, its files are locked.
-func unused(dataDir string) error {
+func Restorable(dataDir string) error {
 	if errors.Is(finishRestore(dataDir), ErrInterrupted) {
 		return nil // what stands beside it is the same restore's
 	}

@@ -171,6 +171,9 @@ func (c *Client) Identities() hizov1.IdentityServiceClient { return hizov1.NewId
 // Policies returns the stub of the service for policies.
 func (c *Client) Policies() hizov1.PolicyServiceClient { return hizov1.NewPolicyServiceClient(c) }
 
+// Backups returns the stub of the service for backups.
+func (c *Client) Backups() hizov1.BackupServiceClient { return hizov1.NewBackupServiceClient(c) }
+
 // Keys returns the stub of the service for the cluster's own keys.
 func (c *Client) Keys() hizov1.KeyServiceClient { return hizov1.NewKeyServiceClient(c) }
 

@@ -56,6 +56,7 @@ var reads = []string{
 	hizov1.LeaseService_Show_FullMethodName,
 	hizov1.LeaseService_List_FullMethodName,
 	hizov1.LeaseService_ListDead_FullMethodName,
+	hizov1.BackupService_ListBackups_FullMethodName,
 }
 
 // Methods that are called before there is a token.

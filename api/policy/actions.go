@@ -151,6 +151,12 @@ func keyActions() []Action {
 	return []Action{VaultRotateKey, KeysRotate, KeysSchedule, KeysList, KeysConfirm, KeysOperators}
 }
 
+// Actions on backups: on the System. Verifying and restoring ask nobody: the operators' shares open a backup.
+const (
+	BackupCreate Action = "backup.create"
+	BackupList   Action = "backup.list"
+)
+
 // Actions returns every action, in the order of this file.
 func Actions() []Action {
 	return slices.Concat(secretActions(), leaseActions(), keyActions(), rotationActions(), federationActions(), []Action{
@@ -163,6 +169,7 @@ func Actions() []Action {
 		ClusterStatus, ClusterMembers, ClusterJoinToken, ClusterApprove,
 		ClusterRemove, ClusterQuarantine, ClusterLift, ClusterSeal,
 		ClusterPromote, ClusterDemote, ClusterTransfer, ClusterConfigure,
+		BackupCreate, BackupList,
 		PipelineCreate, PipelineList, PipelineShow, PipelineGrant, PipelineSet, PipelineDelete,
 		PipelineKey, PipelineRotateKey, PipelineRevokeSeal, PipelineReseal,
 	})

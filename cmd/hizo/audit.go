@@ -26,6 +26,8 @@ type auditCmd struct {
 	Export auditExportCmd `cmd:"" help:"Write an export that can be verified offline."`
 	Prove  auditProveCmd  `cmd:"" help:"Prove that a record is in the log."`
 	Verify auditVerifyCmd `cmd:"" help:"Verify an export offline, or the live log."`
+
+	Checkpoint auditCheckpointCmd `cmd:"" help:"Write the newest checkpoint, to be kept outside of the cluster."`
 }
 
 type auditTailCmd struct {

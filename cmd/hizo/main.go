@@ -43,6 +43,7 @@ type cli struct {
 	Agent      agentCmd      `cmd:"" help:"Keep files, a command or a socket supplied with secrets."`
 	Watch      watchCmd      `cmd:"" help:"Follow what changes: names and versions, never values."`
 	Consumers  consumersCmd  `cmd:"" help:"List who uses which version of a secret."`
+	Backup     backupCmd     `cmd:"" help:"Make, list and verify backups of the cluster."`
 	Audit      auditCmd      `cmd:"" help:"Read, export and verify the audit log."`
 	Version    versionCmd    `cmd:"" help:"Show the version of this program."`
 	Completion completionCmd `cmd:"" help:"Print a completion script for a shell."`

@@ -33,6 +33,7 @@ type Config struct {
 	Log      LogConfig      `yaml:"log"`
 	Rotation RotationConfig `yaml:"rotation"`
 	Disk     DiskConfig     `yaml:"disk"`
+	Backup   BackupConfig   `yaml:"backup"`
 	Observe  ObserveConfig  `yaml:"observe"` // optional: probes and metrics
 
 	// Development marks the state for good: `hizod server` refuses it without this flag and `hizod dev` sets it.
@@ -267,6 +268,9 @@ func (c *Config) check() error {
 	}
 	if c.Log.Format != "text" && c.Log.Format != "json" {
 		bad("log.format: %q is unknown; text or json", c.Log.Format)
+	}
+	if err := c.Backup.check(); err != nil {
+		errs = append(errs, err)
 	}
 	return errors.Join(errs...)
 }

@@ -18,6 +18,7 @@ type cli struct {
 	Check    checkCmd         `cmd:"" help:"Check a configuration file without starting anything."`
 	Health   healthCmd        `cmd:"" help:"Ask the node of a configuration, by its observe.listen, whether it is alive (--ready: can serve); exit 1 if not."`
 	Softhsm  softhsmCmd       `cmd:"" help:"Make a SoftHSM2 token (a stand-in for an HSM), unless it is there."`
+	Restore  restoreCmd       `cmd:"" help:"Begin a cluster again from a backup, with this node alone. The node must not be running."`
 	Identity identityCmd      `cmd:"" help:"Print the fingerprint of this node's identity key (for hizo cluster join-token), making the key when there is none."`
 	Version  kong.VersionFlag `help:"Print the version and exit."`
 }

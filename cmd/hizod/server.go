@@ -114,7 +114,15 @@ func serve(ctx context.Context, cfg *Config, log *slog.Logger) (err error) {
 		return err
 	}
 	leases := newLeases(log)
-	node, err := openNode(cfg, log, s, directory, mux, rotations.Duty, leases.Duty)
+	backups, err := newBackups(cfg.Backup, log)
+	if err != nil {
+		return err
+	}
+	duties := []cluster.Duty{rotations.Duty, leases.Duty}
+	if backups != nil {
+		duties = append(duties, backups.Duty)
+	}
+	node, err := openNode(cfg, log, s, directory, mux, duties...)
 	if err != nil {
 		return err
 	}
@@ -134,9 +142,13 @@ func serve(ctx context.Context, cfg *Config, log *slog.Logger) (err error) {
 		}
 		log.Info("this node waits to be initialised: hizo cluster init --bootstrap FILE", "file", boot.path, "key_sha256", fp)
 	}
-	srv, err := api.NewServer(api.Config{
+	serving := api.Config{
 		Node: node, BootstrapToken: boot.token, Development: cfg.Development, Logger: log, Version: version(), Rotations: rotations, Leases: leases,
-	})
+	}
+	if backups != nil {
+		serving.Backups = backupsOf{backups, node}
+	}
+	srv, err := api.NewServer(serving)
 	if err != nil {
 		return err
 	}
