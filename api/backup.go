@@ -32,9 +32,6 @@ func (s *backupService) CreateBackup(ctx context.Context, _ *hizov1.CreateBackup
 		return nil, err
 	}
 	made, err := s.conf.Backups.Create(ctx)
-	if errors.Is(err, keeper.ErrBusy) {
-		return nil, &Error{Reason: hizov1.ReasonConflict, Message: err.Error()}
-	}
 	if err != nil {
 		return nil, ofPlace(err)
 	}

@@ -18,6 +18,7 @@ import (
 	"github.com/hizo/hizo/api/policy"
 	"github.com/hizo/hizo/api/seal"
 	"github.com/hizo/hizo/cluster"
+	"github.com/hizo/hizo/cluster/backup/keeper"
 	"github.com/hizo/hizo/crypto/hybrid"
 	"github.com/hizo/hizo/crypto/keyring"
 	"github.com/hizo/hizo/crypto/shares"
@@ -183,6 +184,10 @@ var reasons = map[string]reason{
 	},
 	hizov1.ReasonTarget: {
 		code: codes.FailedPrecondition, next: "a server outside the cluster did not do what was asked: see what it says, then try again",
+	},
+	hizov1.ReasonBackup: {
+		code: codes.FailedPrecondition, next: "no backup was made: see why, then try again", speaks: true,
+		errs: []error{cluster.ErrRootMoved, cluster.ErrUnvouched, keeper.ErrBusy},
 	},
 	hizov1.ReasonHandOver: {
 		code: codes.FailedPrecondition, next: "leadership was not handed over: see why, then try again", speaks: true,

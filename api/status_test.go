@@ -97,6 +97,7 @@ var internal = map[string][]string{
 	"../cluster": {
 		"ErrCommand", "ErrCheckpoint", "ErrTooOld",
 		"ErrNoNodeSet", "ErrRootRotation", // of duties and node-to-node calls
+		"ErrNotThisBackup", "ErrRolledBack", "ErrInterrupted", // of hizod restore
 	},
 	"auth":              {"ErrPasswordHash"},
 	"name":              {},
@@ -112,7 +113,7 @@ func TestEverySentinelIsInTheTable(t *testing.T) {
 		"../cluster": {
 			cluster.ErrSealed, cluster.ErrNotInitialised, cluster.ErrAlreadyInitialised, cluster.ErrOverloaded, cluster.ErrTooLarge,
 			cluster.ErrClockSkew, cluster.ErrShutdown, cluster.ErrNotAllowed, cluster.ErrJoinToken, cluster.ErrUnknownMember, cluster.ErrCSR,
-			cluster.ErrNoRecipients, cluster.ErrHandOver,
+			cluster.ErrNoRecipients, cluster.ErrHandOver, cluster.ErrRootMoved, cluster.ErrUnvouched,
 		},
 		"auth":              {auth.ErrMalformedToken, auth.ErrWeakPassword, auth.ErrBusy},
 		"name":              {name.ErrNotCanonical},

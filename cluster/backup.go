@@ -20,6 +20,9 @@ import (
 // backupCheckpoint bounds the wait for the signatures that vouch for a backup.
 const backupCheckpoint = 30 * time.Second
 
+// ErrUnvouched says that a backup could not be proven.
+var ErrUnvouched = errors.New("no majority of the members signed a checkpoint over the record of the backup in time, and without that nobody could verify it")
+
 // ErrRootMoved says that a backup was overtaken by a new root key.
 var ErrRootMoved = errors.New("the root key or the operators' shares were renewed while the backup was made: make it again")
 
@@ -165,7 +168,7 @@ func (n *Node) awaitCheckpoint(ctx context.Context, seq uint64) (fsm.Checkpoint,
 		select {
 		case <-changed:
 		case <-ctx.Done():
-			return fsm.Checkpoint{}, fmt.Errorf("no majority of the members signed a checkpoint over record %d in time, and without that nobody could verify the backup: %w", seq, context.Cause(ctx))
+			return fsm.Checkpoint{}, fmt.Errorf("record %d: %w (%w)", seq, ErrUnvouched, context.Cause(ctx))
 		}
 	}
 }

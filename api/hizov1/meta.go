@@ -62,6 +62,7 @@ const (
 	ReasonBehind               = "BEHIND"      // this node has not come as far as it would have to: use another one
 	ReasonCancelled            = "CANCELLED"
 	ReasonShutdown             = "SHUTDOWN"
+	ReasonBackup               = "BACKUP"    // none was made
 	ReasonTarget               = "TARGET"    // a server outside the cluster did not do what was asked
 	ReasonHandOver             = "HAND_OVER" // leadership did not go where it was asked to go
 	ReasonDiskFull             = "DISK_FULL" // the leader's, and no other voter has room
