@@ -4,6 +4,7 @@ import (
 	"crypto/sha256"
 	"maps"
 	"slices"
+	"sync"
 	"sync/atomic"
 
 	"github.com/hizo/hizo/fsm"
@@ -20,7 +21,13 @@ type Peer = struct {
 
 // Directory is the pinned membership that transport asks at every accept and dial. It exists before the
 // node does, because the port opens first; until the node fills it, it knows nobody.
-type Directory struct{ now atomic.Pointer[directory] }
+type Directory struct {
+	now   atomic.Pointer[directory]
+	moves sync.Map // of id to move: where members are found that are not where the state says
+}
+
+// move is an address that holds as long as the state says the other one.
+type move struct{ instead, addr string }
 
 type directory struct {
 	byID  map[string]Peer
@@ -37,7 +44,24 @@ func NewDirectory() *Directory {
 // Peer finds a member by its id.
 func (d *Directory) Peer(id string) (Peer, bool) {
 	p, ok := d.now.Load().byID[id]
+	if m, moved := d.moves.Load(id); moved && m.(move).instead == p.Addr {
+		p.Addr = m.(move).addr
+	}
 	return p, ok
+}
+
+// move says that a member is at another address than the state says, and whether that is news.
+func (d *Directory) move(id, addr string) bool {
+	p, ok := d.now.Load().byID[id]
+	if !ok {
+		return false
+	}
+	if addr == p.Addr {
+		_, had := d.moves.LoadAndDelete(id)
+		return had
+	}
+	was, had := d.moves.Swap(id, move{instead: p.Addr, addr: addr})
+	return !had || was != move{instead: p.Addr, addr: addr}
 }
 
 // ByKey finds a member by its key.

@@ -18,6 +18,7 @@ type Gossip interface {
 	SetMeta(GossipMeta) error
 	SetKeys(keys [][]byte) error // the first one sends, all are understood
 	Join(peerAddrs []string) error
+	PeerAddrs() map[string]string // of members that are alive, by id, as they say themselves
 	Close() error
 }
 
@@ -116,10 +117,12 @@ func (n *Node) gossipStep() error {
 	}
 	var others []string
 	for _, m := range n.store.Members() {
-		if m.ID != n.cfg.ID {
-			others = append(others, m.PeerAddr)
+		if p, ok := n.cfg.Directory.Peer(m.ID); ok && m.ID != n.cfg.ID {
+			others = append(others, p.Addr)
 		}
 	}
+	hints := g.running.PeerAddrs()
+	n.hints.Store(&hints)
 	err = g.running.SetMeta(meta)
 	if len(others) > 0 {
 		err = errors.Join(err, g.running.Join(others))

@@ -39,6 +39,8 @@ func (r *recorder) Join(addrs []string) error {
 	return nil
 }
 
+func (r *recorder) PeerAddrs() map[string]string { return nil }
+
 func (r *recorder) keys() [][]byte {
 	r.mu.Lock()
 	defer r.mu.Unlock()

@@ -204,11 +204,14 @@ func (n *Node) announce(ctx context.Context, m fsm.Member) {
 // takeAnnouncement is the leader's end of Announce. Addresses and level are not covered by the member's MAC: where a
 // node is and what it runs grants nothing, its key is what counts.
 func (n *Node) takeAnnouncement(ctx context.Context, m fsm.Member, peer, client string, level uint32) error {
-	if !n.IsLeader() {
-		return &NotLeaderError{Leader: n.leaderInfo()}
-	}
 	if len(peer) > 255 || len(client) > 255 || peer == "" {
 		return fmt.Errorf("address: %w", ErrNotAllowed)
+	}
+	if m.PeerAddr != peer && m.ID != n.cfg.ID { // its own word: a wrong one only makes itself unreachable
+		n.moved(m.ID, peer, "says so")
+	}
+	if !n.IsLeader() {
+		return &NotLeaderError{Leader: n.leaderInfo()}
 	}
 	if m.PeerAddr == peer && m.ClientAddr == client && m.Level == level {
 		return nil

@@ -68,6 +68,9 @@ type Config struct {
 	Transport Transport
 	Gossip    StartGossip // nil: no gossip
 
+	// Seeds are addresses of peer ports where members may be found that are not where the state says. nil: none.
+	Seeds func() []string
+
 	Profile     Profile
 	Development bool
 	Clock       func() time.Time // default time.Now
@@ -161,6 +164,7 @@ type Node struct {
 	heads    *signedHead
 	known    *knownMembers
 	census   *census
+	hints    atomic.Pointer[map[string]string] // peer addresses that gossip shows, by member
 	gossip   gossiper
 	cert     nodeCertificate
 
@@ -251,6 +255,7 @@ func Open(cfg Config) (_ *Node, err error) {
 	n.wg.Go(n.diskLoop)
 	n.wg.Go(n.announceLoop)
 	n.wg.Go(n.gossipLoop)
+	n.wg.Go(n.locateLoop)
 	return n, nil
 }
 

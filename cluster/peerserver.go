@@ -161,7 +161,13 @@ func (s *peerServer) Announce(ctx context.Context, req *peerpb.AnnounceRequest) 
 	if err == nil {
 		err = s.n.takeAnnouncement(ctx, m, req.PeerAddr, req.ClientAddr, req.Level)
 	}
-	return &peerpb.AnnounceReply{}, statusOf(err)
+	if err == nil {
+		return &peerpb.AnnounceReply{}, nil
+	}
+	if elsewhere, ok := errors.AsType[*NotLeaderError](err); ok { // the caller may not know who leads
+		return &peerpb.AnnounceReply{Leader: elsewhere.Leader.ID}, nil
+	}
+	return nil, statusOf(err)
 }
 
 func (s *peerServer) Forward(ctx context.Context, req *peerpb.ForwardRequest) (*peerpb.ForwardReply, error) {

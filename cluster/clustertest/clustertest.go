@@ -21,6 +21,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -47,6 +48,7 @@ type Options struct {
 
 	Clock           *Clock // default: one that all nodes share
 	Clocks          map[string]*Clock
+	Seeds           bool // each node looks for the others at their peer ports, wherever those are now
 	Profile         cluster.Profile
 	CheckpointEvery time.Duration
 	SnapshotBytes   int64         // default: a server's
@@ -82,6 +84,7 @@ type Cluster struct {
 	Shares []shares.Share
 	opts   Options
 	dir    string
+	mu     sync.Mutex // guards the nodes' addr
 }
 
 // Node is one of them. The embedded cluster.Node is another one after each restart.
@@ -433,7 +436,9 @@ func (c *Cluster) TryRestart(n *Node) error {
 	if err != nil {
 		c.T.Fatalf("listen %s: %v", n.ID, err)
 	}
+	c.mu.Lock()
 	n.addr = n.Mux.Addr().String()
+	c.mu.Unlock()
 	clock := c.opts.Clock
 	if own := c.opts.Clocks[n.ID]; own != nil {
 		clock = own
@@ -446,8 +451,13 @@ func (c *Cluster) TryRestart(n *Node) error {
 	if c.opts.Duties != nil {
 		duties = c.opts.Duties(n.ID)
 	}
+	var seeds func() []string
+	if c.opts.Seeds {
+		seeds = c.addrs
+	}
 	n.Node, err = cluster.Open(cluster.Config{
-		ID: n.ID, DataDir: filepath.Join(n.Dir, "data"), AdvertisePeer: n.addr, AdvertiseClient: client,
+		Seeds: seeds,
+		ID:    n.ID, DataDir: filepath.Join(n.Dir, "data"), AdvertisePeer: n.addr, AdvertiseClient: client,
 		Seal: n.Seal, Directory: directory, Transport: n.Mux, Gossip: c.opts.Gossip,
 		Profile: c.opts.Profile, Development: c.opts.Development, Clock: clock.Now, Logger: log,
 		Stabilise: c.opts.Stabilise, DiskReserve: c.opts.DiskReserve, CheckpointEvery: c.opts.CheckpointEvery, SnapshotBytes: c.opts.SnapshotBytes, Duties: duties, Level: c.opts.Levels[n.ID],
@@ -458,6 +468,24 @@ func (c *Cluster) TryRestart(n *Node) error {
 	}
 	n.running = true
 	return nil
+}
+
+// Move has a node listen at another address from its next start on.
+func (n *Node) Move() {
+	n.c.mu.Lock()
+	defer n.c.mu.Unlock()
+	n.addr = ""
+}
+
+func (c *Cluster) addrs() (list []string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, n := range c.Nodes {
+		if n.addr != "" {
+			list = append(list, n.addr)
+		}
+	}
+	return list
 }
 
 // Close stops every node.

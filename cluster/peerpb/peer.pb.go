@@ -286,6 +286,7 @@ func (x *AnnounceRequest) GetLevel() uint32 {
 
 type AnnounceReply struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
+	Leader        string                 `protobuf:"bytes,1,opt,name=leader,proto3" json:"leader,omitempty"` // set when the callee does not lead: the member to tell, as far as it knows
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -318,6 +319,13 @@ func (x *AnnounceReply) ProtoReflect() protoreflect.Message {
 // Deprecated: Use AnnounceReply.ProtoReflect.Descriptor instead.
 func (*AnnounceReply) Descriptor() ([]byte, []int) {
 	return file_peerpb_peer_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *AnnounceReply) GetLeader() string {
+	if x != nil {
+		return x.Leader
+	}
+	return ""
 }
 
 type ForwardRequest struct {
@@ -1177,8 +1185,9 @@ const file_peerpb_peer_proto_rawDesc = "" +
 	"\tpeer_addr\x18\x01 \x01(\tR\bpeerAddr\x12\x1f\n" +
 	"\vclient_addr\x18\x02 \x01(\tR\n" +
 	"clientAddr\x12\x14\n" +
-	"\x05level\x18\x03 \x01(\rR\x05level\"\x0f\n" +
-	"\rAnnounceReply\"*\n" +
+	"\x05level\x18\x03 \x01(\rR\x05level\"'\n" +
+	"\rAnnounceReply\x12\x16\n" +
+	"\x06leader\x18\x01 \x01(\tR\x06leader\"*\n" +
 	"\x0eForwardRequest\x12\x18\n" +
 	"\acommand\x18\x01 \x01(\fR\acommand\"f\n" +
 	"\fForwardReply\x12\x12\n" +

@@ -24,7 +24,7 @@ const maxConfigSize = 1 << 20
 type Config struct {
 	Node     string         `yaml:"node"`     // this node's name, unique in the cluster; it never changes
 	DataDir  string         `yaml:"data_dir"` // log, state, snapshots, share files; mode 0700
-	Peers    ListenConfig   `yaml:"peers"`    // Raft and the nodes' own calls
+	Peers    PeersConfig    `yaml:"peers"`    // Raft and the nodes' own calls
 	Clients  ClientsConfig  `yaml:"clients"`  // gRPC for clients
 	Gossip   GossipConfig   `yaml:"gossip"`   // optional; hints only
 	Seal     SealConfig     `yaml:"seal"`
@@ -42,10 +42,13 @@ type Config struct {
 	MemoryLock bool `yaml:"memory_lock"`
 }
 
-// ListenConfig is a port and the address that others reach it by.
-type ListenConfig struct {
+// PeersConfig is the peers' port.
+type PeersConfig struct {
 	Listen    string `yaml:"listen"`
-	Advertise string `yaml:"advertise"` // default: Listen
+	Advertise string `yaml:"advertise"` // the address that others reach it by; default: Listen
+	// Seeds are addresses of peers' ports, also names that stand for several, where members are looked for that are not
+	// at the address they had: after a restart of all nodes at other addresses.
+	Seeds []string `yaml:"seeds"`
 }
 
 // ClientsConfig is the clients' port.
@@ -214,6 +217,11 @@ func (c *Config) check() error {
 			bad("%s: %q is not HOST:PORT", l.key, l.addr)
 		} else if ip := net.ParseIP(host); strings.HasSuffix(l.key, ".advertise") && (host == "" || ip != nil && ip.IsUnspecified()) {
 			bad("%s: %q cannot be reached from elsewhere; set the address that others use", l.key, l.addr)
+		}
+	}
+	for _, seed := range c.Peers.Seeds {
+		if host, _, err := net.SplitHostPort(seed); err != nil || host == "" {
+			bad("peers.seeds: %q is not HOST:PORT", seed)
 		}
 	}
 	if c.Gossip.Listen != "" {

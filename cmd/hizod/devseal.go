@@ -35,7 +35,7 @@ func writeDevConfig(dir *devDir, i int, out *devReport) (devConfig, error) {
 	cfg := Config{
 		Node:        m.Name,
 		DataDir:     filepath.Join(home, "data"),
-		Peers:       ListenConfig{Listen: m.Peers},
+		Peers:       PeersConfig{Listen: m.Peers},
 		Clients:     ClientsConfig{Listen: m.Clients},
 		Gossip:      GossipConfig{Listen: m.Gossip, CIDRs: []string{"127.0.0.0/8"}},
 		Development: true,

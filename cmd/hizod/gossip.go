@@ -45,6 +45,16 @@ type gossip struct {
 
 func (g *gossip) SetMeta(m cluster.GossipMeta) error { return g.list.SetMeta(transport.Meta(m)) }
 
+func (g *gossip) PeerAddrs() map[string]string {
+	addrs := make(map[string]string)
+	for _, h := range g.list.Hints() {
+		if h.Alive {
+			addrs[h.ID] = h.Meta.PeerAddr
+		}
+	}
+	return addrs
+}
+
 func (g *gossip) Close() error { return g.list.Close() }
 
 // SetKeys makes the new keys known before the first of them sends, and forgets the others last.

@@ -119,7 +119,7 @@ func openNode(cfg *Config, log *slog.Logger, s seal.Seal, dir *cluster.Directory
 		AdvertisePeer: cfg.Peers.Advertise, AdvertiseClient: cfg.Clients.Advertise,
 		Seal: s, Directory: dir, Transport: mux,
 		Profile: cluster.Profile(cfg.Raft.Profile), SnapshotBytes: int64(cfg.Raft.SnapshotMiB) << 20, Development: cfg.Development, Logger: log,
-		DiskReserve: uint64(*cfg.Disk.ReserveMiB) << 20, Duties: duties,
+		DiskReserve: uint64(*cfg.Disk.ReserveMiB) << 20, Duties: duties, Seeds: func() []string { return cfg.Peers.Seeds },
 	}
 	if cfg.Gossip.Listen != "" {
 		start, err := gossipStarter(cfg.Gossip, log)
