@@ -22,31 +22,40 @@ func TestDeployedConfigurations(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, node := range []string{"n1", "n2"} {
-		cfg := renderConfig(t, entrypoint, "../../deploy/compose/hizod.yaml.in", node)
-		if cfg.Node != node || cfg.Peers.Advertise != node+":7301" || cfg.Seal.PKCS11.TokenLabel != "hizo-"+node {
-			t.Errorf("%s: %+v", node, cfg)
+	for _, d := range []struct{ template, node, domain, module, peers string }{
+		{"compose/hizod.yaml.in", "n1", "", "", "n1:7301"},
+		{"compose/hizod.yaml.in", "n2", "", "", "n2:7301"},
+		{"kubernetes/base/hizod.yaml.in", "n1", "hizo-peers.hizo.svc", "", "n1.hizo-peers.hizo.svc:7301"},
+		{"kubernetes/base/hizod.yaml.in", "hizo-2", "hizo-peers.hizo.svc", "/opt/hsm/lib/libvendor-pkcs11.so", "hizo-2.hizo-peers.hizo.svc:7301"},
+	} {
+		cfg := renderConfig(t, entrypoint, "../../deploy/"+d.template, d.node, "HIZO_DOMAIN="+d.domain, "HIZO_PKCS11_MODULE="+d.module)
+		p := cfg.Seal.PKCS11
+		if cfg.Node != d.node || cfg.Peers.Advertise != d.peers || !strings.HasSuffix(p.TokenLabel, d.node) || d.module != "" && p.Module != d.module {
+			t.Errorf("%v: %+v", d, cfg)
 		}
-		if joins := cfg.Join != nil; joins != (node != "n1") {
-			t.Errorf("%s: joins is %v", node, joins)
+		if joins := cfg.Join != nil; joins != (d.node != "n1") {
+			t.Errorf("%v: joins is %v", d, joins)
 		}
-		if cfg.Development || within(cfg.DataDir, cfg.Seal.PKCS11.PINFile) {
-			t.Errorf("%s: %+v", node, cfg)
+		if cfg.Development || cfg.Observe.Listen == "" || within(cfg.DataDir, p.PINFile) {
+			t.Errorf("%v: %+v", d, cfg)
 		}
 	}
-	for _, bad := range []string{"n 1", "n1;reboot", "n1/../..", "n&1"} {
+	for _, bad := range []string{
+		"HIZO_NODE=n 1", "HIZO_NODE=n1;reboot", "HIZO_NODE=n1/../..", "HIZO_NODE=n&1", "HIZO_DOMAIN=a/b", "HIZO_DOMAIN=a:b",
+		"HIZO_PKCS11_MODULE=/x|y", "HIZO_PKCS11_MODULE=x: y", "HIZO_TEMPLATE=/nowhere",
+	} {
 		cmd := exec.Command(entrypoint, "render")
-		cmd.Env = []string{"PATH=" + os.Getenv("PATH"), "HIZO_NODE=" + bad, "HIZO_TEMPLATE=../../deploy/compose/hizod.yaml.in"}
+		cmd.Env = []string{"PATH=" + os.Getenv("PATH"), "HIZO_NODE=n1", "HIZO_TEMPLATE=../../deploy/compose/hizod.yaml.in", bad}
 		if out, err := cmd.CombinedOutput(); err == nil || strings.Contains(string(out), "data_dir") {
-			t.Errorf("node %q was rendered: %s", bad, out)
+			t.Errorf("%s was rendered: %s", bad, out)
 		}
 	}
 }
 
-func renderConfig(t *testing.T, entrypoint, template, node string) *Config {
+func renderConfig(t *testing.T, entrypoint, template, node string, env ...string) *Config {
 	t.Helper()
 	cmd := exec.Command(entrypoint, "render")
-	cmd.Env = []string{"PATH=" + os.Getenv("PATH"), "HIZO_NODE=" + node, "HIZO_FIRST=n1", "HIZO_TEMPLATE=" + template}
+	cmd.Env = append(env, "PATH="+os.Getenv("PATH"), "HIZO_NODE="+node, "HIZO_FIRST=n1", "HIZO_TEMPLATE="+template)
 	out, err := cmd.Output()
 	if err != nil {
 		t.Fatalf("%s: %v", template, err)
