@@ -3,9 +3,11 @@ package fault
 import (
 	"bytes"
 	"context"
+	"sync/atomic"
 	"syscall"
 	"time"
 
+	"github.com/hizo/hizo/api/hizov1"
 	"github.com/hizo/hizo/chaos/lab"
 )
 
@@ -14,6 +16,9 @@ func members() []Fault {
 	return []Fault{
 		{Name: "wiped-node", Set: wipedNode},
 		{Name: "remove-in-partition", Set: removeInPartition},
+		{Name: "demote-in-partition", Set: demoteInPartition},
+		{Name: "transfer-leader", Set: transferLeader},
+		{Name: "quarantine", Set: quarantine},
 	}
 }
 
@@ -76,5 +81,127 @@ func removeInPartition(ctx context.Context, s *Scene) (Lift, error) {
 		// With the cables whole, a removal that hung can end.
 		sleep(ctx, 2*time.Second)
 		return stop(ctx)
+	}, nil
+}
+
+// calls makes a change of the membership again and again until it is accepted, or the fault is lifted: during a partition
+// most are refused, with a sentence, or have no answer.
+func (s *Scene) calls(ctx context.Context, what string, call func(ctx context.Context) error) Lift {
+	return background(ctx, func(ctx context.Context) error {
+		for {
+			try, cancel := context.WithTimeout(ctx, 3*time.Second)
+			err := call(try)
+			cancel()
+			if err == nil {
+				s.Took(1, what)
+				return nil
+			}
+			if !sleep(ctx, 100*time.Millisecond) {
+				return nil
+			}
+		}
+	})
+}
+
+// someCut cuts off the node, the leader, or any.
+func (s *Scene) someCut(ctx context.Context, n *lab.Node) (Lift, error) {
+	return s.cut(s.without([]*lab.Node{n, s.leader(ctx), s.any()}[s.Rand.IntN(3)]))
+}
+
+// demoteInPartition takes a node's vote while a cable is cut, and gives it back.
+func demoteInPartition(ctx context.Context, s *Scene) (Lift, error) {
+	n := s.any()
+	if !s.C.Wreck(n, "demoted") { // one voter fewer is as much as there is to spare
+		return nil, nil
+	}
+	lift, err := s.someCut(ctx, n)
+	if err != nil {
+		return lift, err
+	}
+	stop := s.calls(ctx, "nodes demoted", func(ctx context.Context) error {
+		_, err := s.C.Admin.Cluster().Demote(ctx, &hizov1.DemoteRequest{Node: n.Name})
+		return err
+	})
+	return func(ctx context.Context) error {
+		if err := lift(ctx); err != nil {
+			return err
+		}
+		sleep(ctx, s.between(0, 2*time.Second))
+		if err := stop(ctx); err != nil {
+			return err
+		}
+		if err := s.C.Promote(ctx, n); err != nil {
+			s.Log("%v", err) // Mend replaces it
+			return nil
+		}
+		s.C.Spare(n)
+		return nil
+	}, nil
+}
+
+// transferLeader hands leadership on, and on, under load, to anybody or to one.
+func transferLeader(ctx context.Context, s *Scene) (Lift, error) {
+	return background(ctx, func(ctx context.Context) error {
+		for {
+			to := ""
+			if s.Rand.IntN(2) == 0 {
+				to = s.any().Name
+			}
+			call, cancel := context.WithTimeout(ctx, 3*time.Second)
+			_, err := s.C.Admin.Cluster().TransferLeader(call, &hizov1.TransferLeaderRequest{Node: to})
+			cancel()
+			if err == nil {
+				s.Took(1, "leaderships transferred")
+			}
+			if !sleep(ctx, s.between(100*time.Millisecond, time.Second)) {
+				return nil
+			}
+		}
+	}), nil
+}
+
+// quarantine has peers refuse a node its shares, and kills it: while it lasts the node may not come to its keys.
+func quarantine(ctx context.Context, s *Scene) (Lift, error) {
+	n := s.follower(ctx)
+	if !s.C.Wreck(n, "quarantined") {
+		return nil, nil
+	}
+	var refused atomic.Bool
+	stop := background(ctx, func(ctx context.Context) error {
+		for {
+			call, cancel := context.WithTimeout(ctx, 3*time.Second)
+			_, err := s.C.Admin.Cluster().Quarantine(call, &hizov1.QuarantineRequest{Node: n.Name})
+			cancel()
+			if err == nil {
+				break
+			}
+			if !sleep(ctx, 100*time.Millisecond) {
+				return nil
+			}
+		}
+		s.Took(1, "nodes quarantined")
+		if err := n.End(syscall.SIGKILL); err != nil {
+			return err
+		}
+		refused.Store(true)
+		return n.Start()
+	})
+	return func(ctx context.Context) error {
+		if err := stop(ctx); err != nil {
+			return err
+		}
+		if st, err := s.C.Status(ctx, n); err == nil && refused.Load() {
+			if !st.GetSealed() {
+				s.wrong("%s is quarantined, was started and has its keys", n.Name)
+			} else {
+				s.Took(1, "nodes that stayed sealed")
+			}
+		}
+		if err := s.C.Release(ctx, n); err != nil {
+			s.Log("%v", err)
+			return nil
+		}
+		s.C.Spare(n)
+		return nil
 	}, nil
 }

@@ -27,6 +27,13 @@ func (c *Cluster) Wreck(n *Node, how string) bool {
 	return true
 }
 
+// Spare takes a note of Wreck back: the node is as good as it was.
+func (c *Cluster) Spare(n *Node) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	delete(c.wrecked, n)
+}
+
 // Wrecked are the nodes that Mend has to replace.
 func (c *Cluster) Wrecked() []*Node {
 	c.mu.Lock()
@@ -46,9 +53,7 @@ func (c *Cluster) Mend(ctx context.Context) error {
 		if err := c.Replace(ctx, n, false); err != nil {
 			return fmt.Errorf("replace %s (%s): %w", n.Name, c.wrecked[n], err)
 		}
-		c.mu.Lock()
-		delete(c.wrecked, n)
-		c.mu.Unlock()
+		c.Spare(n)
 	}
 	return nil
 }
@@ -72,13 +77,49 @@ func (c *Cluster) Replace(ctx context.Context, n *Node, newKey bool) error {
 	if err := c.letIn(ctx, n); err != nil {
 		return err
 	}
+	return c.awaitVoter(ctx, n)
+}
+
+func (c *Cluster) awaitVoter(ctx context.Context, n *Node) error {
 	return Await(ctx, n.Name+" is a voter with a share", func(ctx context.Context) error {
 		m, err := c.member(ctx, n)
-		if err == nil && (m == nil || !m.GetVoter() || !m.GetHoldsShare()) {
+		if err == nil && (m == nil || !m.GetVoter() || !m.GetHoldsShare() || m.GetQuarantined()) {
 			err = fmt.Errorf("it is %v", m)
 		}
 		return err
 	})
+}
+
+// Promote gives a node its vote back where it has lost it.
+func (c *Cluster) Promote(ctx context.Context, n *Node) error {
+	err := Await(ctx, n.Name+" is promoted", func(ctx context.Context) error {
+		m, err := c.member(ctx, n)
+		if err != nil || m.GetVoter() && !m.GetNonVoter() {
+			return err
+		}
+		_, err = c.Admin.Cluster().Promote(ctx, &hizov1.PromoteRequest{Node: n.Name})
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	return c.awaitVoter(ctx, n)
+}
+
+// Release ends a node's quarantine.
+func (c *Cluster) Release(ctx context.Context, n *Node) error {
+	err := Await(ctx, n.Name+" is out of quarantine", func(ctx context.Context) error {
+		m, err := c.member(ctx, n)
+		if err != nil || !m.GetQuarantined() {
+			return err
+		}
+		_, err = c.Admin.Cluster().Quarantine(ctx, &hizov1.QuarantineRequest{Node: n.Name, Lift: true})
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	return c.awaitVoter(ctx, n)
 }
 
 // Remove removes a node's membership, and has it that there is none.
