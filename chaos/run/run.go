@@ -321,6 +321,9 @@ func leaks(values []string, c *lab.Cluster, wire string) []string {
 		out = append(out, fmt.Sprintf("canary: nothing was captured (%v)", err))
 	}
 	found := scanner.Bytes("the wire", frames)
+	for _, f := range found { // what kind of packet it was shows around it
+		out = append(out, fmt.Sprintf("canary: around byte %d of the wire: %q", f.Offset, frames[max(0, f.Offset-160):min(len(frames), f.Offset+96)]))
+	}
 	for _, n := range c.Nodes {
 		more, files, err := scanner.Tree(n.Dir, nil)
 		if err != nil || files == 0 {
