@@ -142,6 +142,7 @@ func TestMetricsOfACluster(t *testing.T) {
 		}
 	}
 	described(t, families)
+	rulesHold(t, families)
 }
 
 // described holds what is served against Families: no name beyond it, and none of it missing.
