@@ -262,6 +262,8 @@ func (t *tx) dispatch(cmd *Command, body any, before *request, first bool) outco
 		return t.claimBindingDelete(body)
 	case *LevelRaise:
 		return t.levelRaise(body)
+	case *Recovered:
+		return t.recovered(body)
 	case *KeySchedule:
 		return t.keySchedule(body)
 	case *KeyRotationBegin:
@@ -389,7 +391,7 @@ func unaudited(k Kind) bool {
 func whileSealed(k Kind) bool {
 	switch k {
 	case KindRecord, KindTick, KindClockJump, KindMemberUpdate, KindMemberRemove, KindQuarantine, KindDealAbort,
-		KindShareRelease, KindSealFlag, KindUnsealed, KindCheckpoint, KindGenesis:
+		KindShareRelease, KindSealFlag, KindUnsealed, KindCheckpoint, KindGenesis, KindRecovered:
 		return true
 	}
 	return false

@@ -344,6 +344,8 @@ func NewBody(kind Kind) (body any, known bool) {
 		return new(MemberVote), true
 	case KindMembershipSet:
 		return new(MembershipSet), true
+	case KindRecovered:
+		return new(Recovered), true
 	}
 	return nil, false
 }

@@ -93,6 +93,7 @@ const (
 	KindMembershipSet Kind = 161 // MembershipSet
 
 	KindLevelRaise Kind = 170 // LevelRaise
+	KindRecovered  Kind = 171 // Recovered
 	KindBackup     Kind = 180 // Backup (duty)
 )
 

@@ -86,7 +86,7 @@ func goldens() (names []string, forms map[string][]byte, back map[string]func([]
 		"consumer/x", keyConsumers,
 		ObjLeaseRole("v", "r"), "leaseterms/x", "lease/x", "leasemark/x",
 		ObjRotation("v", "p"), "rotated/x", ObjRotations,
-		ObjKeyRotation("root"), ObjOperatorsNext, "signers/x", ObjLevel, ObjBackup, ObjMembership,
+		ObjKeyRotation("root"), ObjOperatorsNext, "signers/x", ObjLevel, ObjRecovered, "givenup/x", ObjBackup, ObjMembership,
 	} {
 		o := newObject(name)
 		n := 7

@@ -142,6 +142,9 @@ func (t *tx) memberJoin(b *MemberJoin) outcome {
 	used.Used, used.Changed = true, t.index
 	t.put(ObjJoinToken(b.Token), &used)
 	m.Joined, m.Changed = t.index, t.index
+	if name := objGivenUp(m.Key); t.lookup(name) != nil {
+		t.del(name) // it comes back with an empty disk
+	}
 	t.put(ObjMember(m.ID), &m)
 	return signer(t.cluster(), &m)
 }

@@ -121,6 +121,10 @@ func newObject(name string) object {
 		return new(Cluster)
 	case ObjLevel:
 		return new(level)
+	case ObjRecovered:
+		return new(Recovery)
+	case "givenup":
+		return new(GivenUp)
 	case "user":
 		return new(User)
 	case "workload":

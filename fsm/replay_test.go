@@ -205,31 +205,40 @@ func TestCrashedReplicaEqualsOther(t *testing.T) {
 	t.Logf("outcomes %v, %d leaves", outcomes, steady.store.AuditSize())
 }
 
-// The random history is worth as much as what it reaches: with this seed, success of every kind and every outcome.
+// The random histories are worth as much as what they reach: success of every kind and every outcome. A kind that one
+// seed does not come to another one does; one that needs more than a few is too rare to be tested by chance.
 func TestRandomReachesEverything(t *testing.T) {
-	r := newReplica(t)
-	random := fsmtest.NewRandom(3, r.store)
 	outcomes, kinds := map[fsm.Code]int{}, map[fsm.Kind]int{}
-	for range 6000 {
-		e := random.Entry()
-		results, _ := r.store.Apply(random.Log(e)).([]fsm.Result)
-		for j, result := range results {
-			outcomes[result.Code]++
-			if c, err := fsm.DecodeCommand(e.Records[j]); err == nil && result.Code == fsm.CodeOK && !result.Duplicate {
-				kinds[c.Kind]++
+	missing := func() (list []string) {
+		for _, kind := range fsm.Kinds() {
+			if kinds[kind] == 0 {
+				list = append(list, fmt.Sprintf("success of kind %d", kind))
+			}
+		}
+		for code := fsm.CodeOK; code <= fsm.CodeDenied; code++ {
+			// Exhausting a key takes 2^31 puts.
+			if outcomes[code] == 0 && code != fsm.CodeKeyExhausted && code != fsm.CodeLimit {
+				list = append(list, fmt.Sprintf("code %d", code))
+			}
+		}
+		return list
+	}
+	for seed := uint64(2); seed < 7 && len(missing()) > 0; seed++ {
+		r := newReplica(t)
+		random := fsmtest.NewRandom(seed, r.store)
+		for range 4000 {
+			e := random.Entry()
+			results, _ := r.store.Apply(random.Log(e)).([]fsm.Result)
+			for j, result := range results {
+				outcomes[result.Code]++
+				if c, err := fsm.DecodeCommand(e.Records[j]); err == nil && result.Code == fsm.CodeOK && !result.Duplicate {
+					kinds[c.Kind]++
+				}
 			}
 		}
 	}
-	for _, kind := range fsm.Kinds() {
-		if kinds[kind] == 0 {
-			t.Errorf("no command of kind %d succeeded", kind)
-		}
-	}
-	for code := fsm.CodeOK; code <= fsm.CodeDenied; code++ {
-		// Exhausting a key takes 2^31 puts.
-		if outcomes[code] == 0 && code != fsm.CodeKeyExhausted && code != fsm.CodeLimit {
-			t.Errorf("no command came to code %d", code)
-		}
+	if list := missing(); len(list) > 0 {
+		t.Errorf("never reached: %v", list)
 	}
 	t.Logf("outcomes %v, successes by kind %v", outcomes, kinds)
 }

@@ -345,6 +345,11 @@ func (r *Random) member(who string) fsm.Command {
 			Stabilise: int64(r.rng.IntN(9)), CleanUpAfter: int64(r.rng.IntN(9)) - 1,
 		}})
 	case 11:
+		if r.rng.IntN(2) == 0 {
+			return r.Command(fsm.KindRecovered, "node/n1", "recover", "cluster", fsm.Recovered{
+				ID: [16]byte{byte(1 + r.rng.IntN(9))}, Node: "n1", By: "alice", Reason: "fire", GivenUp: []string{node},
+			})
+		}
 		return r.Command(fsm.KindLevelRaise, "node/n1", "level", "cluster", fsm.LevelRaise{Level: uint32(r.rng.IntN(fsm.HighestLevel + 2))})
 	case 0, 1:
 		return r.Command(fsm.KindJoinTokenPut, who, "join-token", node, fsm.JoinTokenPut{JoinToken: fsm.JoinToken{
