@@ -87,7 +87,7 @@ func (n *Node) dealDuty(ctx context.Context, term uint64) {
 			}
 		}
 		ids, threshold := n.wantedSet(cl, members)
-		if len(ids) == 0 && n.rotationDue(cl, members, 0) && time.Since(failed) >= pause {
+		if len(ids) == 0 && !awaited(members, n.voters()) && n.rotationDue(cl, members, 0) && time.Since(failed) >= pause {
 			err := n.rotateAlone(ctx, term, cl)
 			if pause = min(2*pause+time.Second, dealAgain); err == nil {
 				pause = 0
@@ -117,6 +117,12 @@ func (n *Node) dealDuty(ctx context.Context, term uint64) {
 		failed = time.Now()
 		return err
 	})
+}
+
+// awaited says whether a member is on its way to a vote, as a survivor of a lost quorum is: the root rotates with the deal
+// that it takes part in. Rotated without it, it would have the keys from nobody, and operators would have to unseal it.
+func awaited(members []fsm.Member, voters []string) bool {
+	return slices.ContainsFunc(members, func(m fsm.Member) bool { return trusted(m) && !slices.Contains(voters, m.ID) })
 }
 
 // dealNeeded compares the committed deal with the wanted set.

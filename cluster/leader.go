@@ -91,6 +91,7 @@ func (n *Node) lead(ctx context.Context) {
 		return
 	}
 	n.log.Info("leads", "term", term, "sealed", n.keys.sealed())
+	n.recordRecovery(ctx, term)
 	wg.Go(func() { clock.run(ctx) })
 	wg.Go(func() { n.censusDuty(ctx) })
 	wg.Go(func() { n.memberDuty(ctx, term) })

@@ -12,9 +12,10 @@
 //	seeds        the members as the join answer named them, until the state has arrived
 //	head         the last checkpoint that this node signed
 //	gossip       the gossip keys
+//	recovery     a recovery from a lost quorum that is not in the log yet
 //	members      those whose MACs this node has checked, for when it is sealed (known.go)
 //
-// The last four are small records that only this node's HSM makes and reads (seal.WriteFile), the old one
+// The last five are small records that only this node's HSM makes and reads (seal.WriteFile), the old one
 // or the new one after a crash. No key is ever on the disk in the clear.
 //
 // DESIGN.md says why things are as they are.
@@ -183,6 +184,8 @@ type Node struct {
 	wanted  atomic.Uint64 // audit records that a checkpoint is wanted over at once
 
 	directory sync.Mutex // one refreshDirectory at a time
+
+	recovery *recoveryFile // not in the log yet; a term's, which run one after the other
 }
 
 // Open starts a node. One that has no state waits for Init or Join; one that has state comes up sealed and
@@ -233,6 +236,9 @@ func Open(cfg Config) (_ *Node, err error) {
 		return nil, errors.New("this data directory was made by hizod dev and is marked for good: a server does not start on it")
 	}
 	if err := n.loadSeeds(); err != nil {
+		return nil, err
+	}
+	if err := n.loadRecovery(); err != nil {
 		return nil, err
 	}
 	n.refreshDirectory()

@@ -1,0 +1,182 @@
+package cluster_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/hizo/hizo/cluster"
+	"github.com/hizo/hizo/cluster/clustertest"
+	"github.com/hizo/hizo/crypto/seal/software"
+	"github.com/hizo/hizo/fsm"
+)
+
+// stopped is a node that hizod recover looks at.
+type stopped struct {
+	*cluster.Offline
+	close func()
+}
+
+// offline opens a stopped node as hizod recover does.
+func offline(t *testing.T, n *clustertest.Node) stopped {
+	t.Helper()
+	s, err := software.Open(filepath.Join(n.Dir, "seal"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	o, err := cluster.OpenOffline(t.Context(), n.ID, filepath.Join(n.Dir, "data"), s, nil)
+	if err != nil {
+		t.Fatalf("open %s: %v", n.ID, err)
+	}
+	end := sync.OnceFunc(func() {
+		if err := errors.Join(o.Close(), s.Close()); err != nil {
+			t.Error(err)
+		}
+	})
+	t.Cleanup(end)
+	return stopped{o, end}
+}
+
+func note(c *clustertest.Cluster, i int) {
+	c.T.Helper()
+	c.Must(fsm.Command{Kind: fsm.KindRecord, Principal: "user/alice", Audits: []fsm.Audit{{
+		Action: "list", Resource: fmt.Sprintf("vaults/%d", i), Decision: fsm.Allowed,
+	}}})
+}
+
+// Three of five are lost. The survivor with the newest log goes on alone, says so on record, has the operators unseal it
+// and takes the other survivor back, to which the new root key comes with a deal. What any survivor knew is there. One
+// that was given up and comes back is nobody.
+func TestRecoverFromLostQuorum(t *testing.T) {
+	c := clustertest.Start(t, clustertest.Options{Nodes: 5})
+	all := slices.Clone(c.Nodes)
+	for i := range 20 {
+		note(c, i)
+	}
+	// n1 and n2 are left; n2 misses the end, which n1, n3 and n4 acknowledged.
+	newest, other, lost := all[0], all[1], all[2:]
+	c.Stop(other)
+	for i := 20; i < 40; i++ {
+		note(c, i)
+	}
+	c.Await("the log to arrive", func() bool { return newest.Store().Position() == c.Leader().Store().Position() })
+	before, _ := newest.Store().Cluster()
+	for _, n := range append(lost, newest) {
+		c.Kill(n)
+	}
+
+	behind := offline(t, other)
+	ahead := offline(t, newest)
+	if f := ahead.Found; f.Node != "n1" || len(f.Voters) != 5 || len(f.Members) != 5 || f.LastIndex <= behind.Found.LastIndex {
+		t.Fatalf("found %+v, and on the other %+v", f, behind.Found)
+	}
+	reportOf := func(o stopped) string {
+		t.Helper()
+		text, err := o.Report(time.Now())
+		if err != nil {
+			t.Fatal(err)
+		}
+		return text
+	}
+	good := cluster.RecoverRequest{Reports: []string{reportOf(behind)}, GiveUp: []string{"n3", "n4", "n5"}, By: "alice", Reason: "fire in hall 2"}
+	ofLost := offline(t, lost[0])
+	for what, step := range map[string]struct {
+		on     stopped
+		change func(*cluster.RecoverRequest)
+		want   error
+	}{
+		"another log is newer":     {behind, func(r *cluster.RecoverRequest) { r.Reports = []string{reportOf(ahead)} }, cluster.ErrNotNewest},
+		"a member is not named":    {ahead, func(r *cluster.RecoverRequest) { r.GiveUp = r.GiveUp[1:] }, cluster.ErrRecoveryPlan},
+		"a majority is left":       {ahead, func(r *cluster.RecoverRequest) { r.Reports, r.GiveUp = append(r.Reports, reportOf(ofLost)), r.GiveUp[1:] }, cluster.ErrQuorumThere},
+		"nobody is given up":       {ahead, func(r *cluster.RecoverRequest) { r.GiveUp = nil }, cluster.ErrRecoveryPlan},
+		"a stranger is given up":   {ahead, func(r *cluster.RecoverRequest) { r.GiveUp = append(r.GiveUp, "n9") }, cluster.ErrRecoveryPlan},
+		"a survivor is given up":   {ahead, func(r *cluster.RecoverRequest) { r.GiveUp = append(r.GiveUp, "n2") }, cluster.ErrRecoveryPlan},
+		"nobody says who":          {ahead, func(r *cluster.RecoverRequest) { r.By = "" }, cluster.ErrRecoveryPlan},
+		"a report of this node":    {ahead, func(r *cluster.RecoverRequest) { r.Reports = []string{reportOf(ahead)} }, cluster.ErrReport},
+		"a report that is changed": {ahead, func(r *cluster.RecoverRequest) { r.Reports[0] = strings.ToUpper(r.Reports[0]) }, cluster.ErrReport},
+		"a report cut short":       {ahead, func(r *cluster.RecoverRequest) { r.Reports[0] = r.Reports[0][:40] }, cluster.ErrReport},
+	} {
+		req := good
+		req.Reports, req.GiveUp = slices.Clone(good.Reports), slices.Clone(good.GiveUp)
+		step.change(&req)
+		if _, err := step.on.Plan(req); !errors.Is(err, step.want) {
+			t.Errorf("%s: %v, want %v", what, err, step.want)
+		}
+	}
+	plan, err := ahead.Plan(good)
+	if err != nil {
+		t.Fatal(err)
+	}
+	end := ahead.Found
+	if err := ahead.Carry(t.Context(), plan, time.Now()); err != nil {
+		t.Fatal(err)
+	}
+	for _, o := range []stopped{ahead, behind, ofLost} {
+		o.close()
+	}
+
+	c.Nodes = []*clustertest.Node{newest, other}
+	c.Restart(newest)
+	c.Await("the given up to be removed", func() bool { return newest.IsLeader() && len(newest.Store().Members()) == 2 })
+	if r, ok := newest.Store().Recovery(); !ok || r.Recovered.By != "alice" || r.Recovered.LastIndex != end.LastIndex || r.Recovered.LastTerm != end.LastTerm {
+		t.Errorf("the recovery in the state: %+v", r)
+	}
+	if !audited(t, newest, func(r fsm.AuditRecord) bool {
+		return r.Action == "recover" && r.Principal == "node/n1" && strings.HasPrefix(r.Detail, fmt.Sprintf("gave_up=n3,n4,n5 survivors=n2 last_index=%d", end.LastIndex)) &&
+			strings.HasSuffix(r.Detail, `by="alice" reason="fire in hall 2"`)
+	}) {
+		t.Error("the recovery is not on record")
+	}
+	for i := range 40 {
+		if !audited(t, newest, func(r fsm.AuditRecord) bool { return r.Resource == fmt.Sprintf("vaults/%d", i) }) {
+			t.Errorf("record %d, which was acknowledged, is lost", i)
+		}
+	}
+	// The threshold of the old node set is gone with its nodes.
+	if s := newest.Status(); !s.Sealed {
+		t.Error("the survivor unsealed itself with one share of three")
+	}
+	for _, share := range c.Shares[:2] {
+		if _, err := newest.SubmitShare(t.Context(), text(t, share)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	c.Await("the survivor to be unsealed", func() bool { return !newest.Status().Sealed })
+	if cl, _ := newest.Store().Cluster(); cl.RootGeneration != before.RootGeneration {
+		t.Errorf("the root was rotated before the other survivor is back")
+	}
+	note(c, 40)
+
+	c.Restart(other) // sealed, with the configuration of five and the end missing
+	c.AwaitReady()
+	cl, _ := newest.Store().Cluster()
+	if cl.RootGeneration != before.RootGeneration+1 || cl.NodeEpoch <= before.NodeEpoch {
+		t.Errorf("root generation %d, node set %d: they were %d and %d", cl.RootGeneration, cl.NodeEpoch, before.RootGeneration, before.NodeEpoch)
+	}
+	if !audited(t, other, func(r fsm.AuditRecord) bool { return r.Resource == "vaults/40" }) {
+		t.Error("the other survivor lacks what was written after the recovery")
+	}
+
+	// One comes back from the dead, with its old disk: no member, no votes, no shares.
+	stale := lost[0]
+	position := ofLost.Found.LastIndex
+	err = c.TryRestart(stale)
+	if err == nil {
+		c.Nodes = append(c.Nodes, stale)
+		ctx, cancel := context.WithTimeout(t.Context(), 3*time.Second)
+		defer cancel()
+		for _, share := range c.Shares[:2] {
+			_, err = stale.SubmitShare(ctx, text(t, share))
+		}
+		if s := stale.Status(); err == nil || !s.Sealed || s.IsLeader || s.Applied > position {
+			t.Errorf("the node that was given up: sealed %t, leads %t, applied %d (%d before), %v", s.Sealed, s.IsLeader, s.Applied, position, err)
+		}
+	}
+	t.Logf("it says: %v", err)
+}
