@@ -96,7 +96,7 @@ func OpenOffline(ctx context.Context, id, dataDir string, s seal.Seal, log *slog
 	if log == nil {
 		log = slog.New(slog.DiscardHandler)
 	}
-	o := &Offline{n: &Node{cfg: Config{ID: id, DataDir: dataDir, Seal: s, Logger: log}, log: log}}
+	o := &Offline{n: &Node{cfg: Config{ID: id, DataDir: dataDir, Seal: s, Logger: log}, log: log, meter: newNodeMeter()}}
 	o.n.cfg.Exit = func(code int, why error) {
 		log.Error("stopped", "error", why)
 		os.Exit(code)

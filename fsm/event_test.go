@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"github.com/hizo/hizo/fsm"
+	"github.com/hizo/hizo/fsm/fsmtest"
 )
 
 func (w *world) events(from fsm.Cursor) (out []string) {
@@ -137,7 +138,14 @@ func TestEventsHaveAFloor(t *testing.T) {
 func TestEventsSurviveSnapshots(t *testing.T) {
 	rng := rand.New(rand.NewPCG(1, 1))
 	from := newReplica(t)
-	historyOf(from, 200)
+	count := func(s *fsm.Store) int {
+		list, _, _ := s.Events(fsm.Cursor{}, 1)
+		return len(list)
+	}
+	random := fsmtest.NewRandom(7, from.store)
+	for i := 0; i < 60 || count(from.store) == 0; i++ { // until it has some
+		from.store.Apply(random.Log(random.Entry()))
+	}
 	data := streamOf(t, from)
 	at, end := fsm.Cursor{}, from.store.EventsEnd()
 	want, _, ok := from.store.Events(at, math.MaxInt)
