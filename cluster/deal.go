@@ -122,7 +122,7 @@ func (n *Node) dealDuty(ctx context.Context, term uint64) {
 // awaited says whether a member is on its way to a vote, as a survivor of a lost quorum is: the root rotates with the deal
 // that it takes part in. Rotated without it, it would have the keys from nobody, and operators would have to unseal it.
 func awaited(members []fsm.Member, voters []string) bool {
-	return slices.ContainsFunc(members, func(m fsm.Member) bool { return trusted(m) && !slices.Contains(voters, m.ID) })
+	return slices.ContainsFunc(members, func(m fsm.Member) bool { return trusted(m) && !m.NonVoter && !slices.Contains(voters, m.ID) })
 }
 
 // dealNeeded compares the committed deal with the wanted set.
