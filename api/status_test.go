@@ -96,6 +96,7 @@ func TestEveryReasonIsInTheTable(t *testing.T) {
 var internal = map[string][]string{
 	"../cluster": {
 		"ErrCommand", "ErrCheckpoint", "ErrTooOld",
+		"ErrInterrupted", "ErrNotThisBackup", "ErrRolledBack", "ErrRootMoved", // of backups and hizod restore
 		"ErrRecoveryBegun", "ErrQuorumThere", "ErrNotNewest", "ErrReport", "ErrRecoveryPlan", // of hizod recover
 		"ErrNoNodeSet", "ErrRootRotation", // of duties and node-to-node calls
 		"ErrNotThisBackup", "ErrRolledBack", "ErrInterrupted", // of hizod restore
