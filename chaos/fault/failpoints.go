@@ -20,7 +20,7 @@ import (
 // visited places get their turn.
 func failpoints() []Fault {
 	var list []Fault
-	for _, part := range []string{"log", "apply", "propose", "snapshot", "restore", "share", "deal", "rotation"} {
+	for _, part := range []string{"log", "apply", "propose", "snapshot", "restore", "share", "deal", "root", "rotation"} {
 		list = append(list, Fault{Name: "failpoint-" + part, Needs: Probes, Set: func(ctx context.Context, s *Scene) (Lift, error) {
 			return failpoint(ctx, s, part)
 		}})
@@ -92,7 +92,13 @@ func failpoint(ctx context.Context, s *Scene, part string) (Lift, error) {
 // its calls are answered is nobody's concern: nodes die under them.
 func (s *Scene) provoke(ctx context.Context, part string) error {
 	switch part {
+	case "root":
+		s.rotateKeys(ctx, "root")
 	case "share", "deal":
+		if s.Rand.IntN(2) == 0 {
+			s.rotateKeys(ctx, "node-shares")
+			return nil
+		}
 		// A node whose share is gone is dealt a new one, and so are the others. It counts as wrecked, because the shares
 		// of two of three would be one too many, and whether the new deal came through is not asked.
 		n := s.follower(ctx)
@@ -128,6 +134,23 @@ func (s *Scene) provoke(ctx context.Context, part string) error {
 		}
 	}
 	return nil
+}
+
+// rotateKeys asks for new keys of the cluster's own until it has once been promised some.
+func (s *Scene) rotateKeys(ctx context.Context, subject string) {
+	for {
+		call, cancel := context.WithTimeout(ctx, 3*time.Second)
+		_, err := s.C.Admin.Keys().Rotate(call, &hizov1.RotateRequest{Subject: subject})
+		cancel()
+		if err == nil {
+			s.Took(1, "rotations of "+subject)
+			sleep(ctx, 5*time.Second)
+			return
+		}
+		if !sleep(ctx, 200*time.Millisecond) {
+			return
+		}
+	}
 }
 
 // fill writes values until the log has grown by about this many bytes.

@@ -17,6 +17,8 @@ var Points = []string{
 	"share/before-write", "share/written", "share/key-destroyed",
 	// The leader's part of a deal.
 	"deal/proposed", "deal/proven", "deal/committed",
+	// A new root key.
+	"root/before-commit", "root/committed",
 	// Stages of a rotation: before each, after the call at the target, after its record.
 	"rotation/before stage", "rotation/called stage", "rotation/recorded stage",
 	"rotation/before apply", "rotation/called apply", "rotation/recorded apply",

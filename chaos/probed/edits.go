@@ -98,6 +98,18 @@ var edits = []overlay.Edit{
 		New:  "	" + hit("deal/committed") + "\n	n.log.Info(\"dealt node shares\",",
 	},
 
+	imports("cluster/rotation.go"),
+	{
+		File: "cluster/rotation.go",
+		Old:  "	cmd.Reads = []fsm.Read{{Object: fsm.ObjCluster, Index: n.store.Index(fsm.ObjCluster)}}\n	result, err := n.Propose(ctx, cmd)\n",
+		New:  "	cmd.Reads = []fsm.Read{{Object: fsm.ObjCluster, Index: n.store.Index(fsm.ObjCluster)}}\n	" + hit("root/before-commit") + "\n	result, err := n.Propose(ctx, cmd)\n",
+	},
+	{
+		File: "cluster/rotation.go",
+		Old:  "	now, _ := n.store.Cluster()\n	n.rootRotated(now)\n",
+		New:  "	" + hit("root/committed") + "\n	now, _ := n.store.Cluster()\n	n.rootRotated(now)\n",
+	},
+
 	imports("cluster/rotate/engine.go"),
 	{
 		File: "cluster/rotate/engine.go",
