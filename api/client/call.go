@@ -70,7 +70,7 @@ func (c *Client) attempt(ctx context.Context, k *call, addr string, args, reply 
 		return false, err
 	}
 	defer c.release(n)
-	if err := n.ready(ctx); err != nil {
+	if err := n.connected(ctx, k.patience()); err != nil {
 		c.drop(n)
 		k.movedBy(ctx)
 		return false, err
@@ -79,6 +79,18 @@ func (c *Client) attempt(ctx context.Context, k *call, addr string, args, reply 
 		k.movedBy(ctx)
 	}
 	return true, err
+}
+
+// stagger is how long to wait for a connection before the next address is tried; twice as long after each pause.
+const stagger = 200 * time.Millisecond
+
+// patience is how long to wait for a connection to the node chosen.
+func (k *call) patience() time.Duration {
+	most := k.c.cfg.AttemptTimeout
+	if len(k.candidates()) < 2 || k.round > 10 {
+		return most
+	}
+	return min(most, stagger<<k.round)
 }
 
 // movedBy follows what lookout found.
@@ -164,7 +176,7 @@ func (k *call) next(ctx context.Context) (string, error) {
 		if err := k.pause(ctx); err != nil {
 			return "", k.ended(err)
 		}
-		if len(k.away) > 0 {
+		if len(k.gone) > 0 {
 			k.c.resolve(ctx, true)
 		}
 		clear(k.tried)
@@ -308,7 +320,7 @@ func (k *call) notSent(ctx context.Context, addr string, err error) error {
 	if ctx.Err() == nil {
 		k.c.suspend(addr)
 	}
-	k.away[addr] = true
+	k.away[addr] = !errors.Is(ce, errSlow)
 	k.lost(k.c.nameOf(addr))
 	if ce.impostor() {
 		k.refused[addr] = &Error{

@@ -123,6 +123,21 @@ func (n *conn) ready(ctx context.Context) error {
 	}
 }
 
+// errSlow says that a connection is still being made.
+var errSlow = errors.New("no connection yet")
+
+// connected is ready, for patience at most: a machine that has lost its power refuses no connection, it is silent.
+// The connection goes on being made, and the next address is tried beside it (RFC 8305, section 5).
+func (n *conn) connected(ctx context.Context, patience time.Duration) error {
+	limited, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	err := n.ready(limited)
+	if err != nil && limited.Err() != nil && ctx.Err() == nil {
+		return &ConnectError{Addr: n.addr, Err: errSlow}
+	}
+	return err
+}
+
 func (n *conn) connectError(otherwise error) error {
 	if cause := n.cause.Load(); cause != nil {
 		return &ConnectError{Addr: n.addr, Err: *cause}

@@ -20,6 +20,7 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials"
+	"google.golang.org/grpc/health/grpc_health_v1"
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
 
@@ -78,6 +79,7 @@ type node struct {
 	hizov1.UnimplementedAuthServiceServer
 	hizov1.UnimplementedClusterServiceServer
 	hizov1.UnimplementedAuditServiceServer
+	hizov1.UnimplementedWatchServiceServer
 
 	addr   string
 	pin    [32]byte
@@ -86,6 +88,9 @@ type node struct {
 	mu     sync.Mutex
 	ids    []string // request ids seen, in order
 	tokens []string
+	gone   []string                                     // of leaders, as the last call told
+	watch  func(attempt int) error                      // nil error: the watch lasts
+	health func(service string) bool                    // nil: not serving
 	answer func(ctx context.Context, attempt int) error // nil error: success
 	stream func(hizov1.AuditService_TailServer, int) error
 }
@@ -97,7 +102,15 @@ func newNode(t *testing.T, ca *authority, answer func(ctx context.Context, attem
 
 func newNodeNamed(t *testing.T, ca *authority, name string, answer func(ctx context.Context, attempt int) error) *node {
 	t.Helper()
-	lis, err := net.Listen("tcp", "127.0.0.1:0")
+	n := &node{answer: answer}
+	n.serve(t, ca, name, "127.0.0.1:0")
+	return n
+}
+
+// serve starts the node's server, also again after it was stopped.
+func (n *node) serve(t *testing.T, ca *authority, name, addr string) {
+	t.Helper()
+	lis, err := net.Listen("tcp", addr)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -106,18 +119,20 @@ func newNodeNamed(t *testing.T, ca *authority, name string, answer func(ctx cont
 	if err != nil {
 		t.Fatal(err)
 	}
-	n := &node{addr: lis.Addr().String(), answer: answer, pin: sha256.Sum256(leaf.RawSubjectPublicKeyInfo)}
-	n.server = grpc.NewServer(grpc.Creds(credentials.NewTLS(&tls.Config{
+	n.addr, n.pin = lis.Addr().String(), sha256.Sum256(leaf.RawSubjectPublicKeyInfo)
+	server := grpc.NewServer(grpc.Creds(credentials.NewTLS(&tls.Config{
 		MinVersion: tls.VersionTLS13, Certificates: []tls.Certificate{cert},
 	})))
-	hizov1.RegisterSecretServiceServer(n.server, n)
-	hizov1.RegisterAuthServiceServer(n.server, n)
-	hizov1.RegisterClusterServiceServer(n.server, n)
-	hizov1.RegisterAuditServiceServer(n.server, n)
+	n.server = server
+	hizov1.RegisterSecretServiceServer(server, n)
+	hizov1.RegisterAuthServiceServer(server, n)
+	hizov1.RegisterClusterServiceServer(server, n)
+	hizov1.RegisterAuditServiceServer(server, n)
+	hizov1.RegisterWatchServiceServer(server, n)
+	grpc_health_v1.RegisterHealthServer(server, &healthOf{node: n})
 	var done sync.WaitGroup
-	done.Go(func() { _ = n.server.Serve(lis) }) // ends with Stop
-	t.Cleanup(func() { n.server.Stop(); done.Wait() })
-	return n
+	done.Go(func() { _ = server.Serve(lis) }) // ends with Stop
+	t.Cleanup(func() { server.Stop(); done.Wait() })
 }
 
 func (n *node) seen(ctx context.Context) int {
@@ -130,6 +145,7 @@ func (n *node) seen(ctx context.Context) int {
 	}
 	n.ids = append(n.ids, id)
 	n.tokens = append(n.tokens, md.Get(hizov1.MetaAuthorization)...)
+	n.gone = md.Get(hizov1.MetaLeaderGone)
 	return len(n.ids)
 }
 
@@ -176,6 +192,34 @@ func (n *node) Init(ctx context.Context, _ *hizov1.InitRequest) (*hizov1.InitRes
 
 func (n *node) Tail(_ *hizov1.TailRequest, s grpc.ServerStreamingServer[hizov1.AuditRecord]) error {
 	return n.stream(s, n.seen(s.Context()))
+}
+
+// healthOf keeps the health service's Watch and Check apart from the others'.
+type healthOf struct {
+	grpc_health_v1.UnimplementedHealthServer
+	node *node
+}
+
+func (h *healthOf) Check(_ context.Context, req *grpc_health_v1.HealthCheckRequest) (*grpc_health_v1.HealthCheckResponse, error) {
+	h.node.mu.Lock()
+	health := h.node.health
+	h.node.mu.Unlock()
+	if health != nil && health(req.GetService()) {
+		return &grpc_health_v1.HealthCheckResponse{Status: grpc_health_v1.HealthCheckResponse_SERVING}, nil
+	}
+	return &grpc_health_v1.HealthCheckResponse{Status: grpc_health_v1.HealthCheckResponse_NOT_SERVING}, nil
+}
+
+// Watch tells where it was opened, as the vault of one change, and then lasts.
+func (n *node) Watch(_ *hizov1.WatchRequest, s grpc.ServerStreamingServer[hizov1.WatchResponse]) error {
+	if err := n.watch(n.seen(s.Context())); err != nil {
+		return err
+	}
+	if err := s.Send(&hizov1.WatchResponse{Cursor: n.addr, Events: []*hizov1.WatchResponse_Event{{Kind: "put", Vault: n.addr}}}); err != nil {
+		return err
+	}
+	<-s.Context().Done()
+	return s.Context().Err()
 }
 
 // refusal is an error as the real server's table makes it.

@@ -112,7 +112,7 @@ func (s *stream) try(limit context.Context, addr string) (sent bool, err error) 
 	}
 	attempt, cancel := context.WithTimeout(limit, s.c.cfg.AttemptTimeout)
 	defer cancel()
-	if err := n.ready(attempt); err != nil {
+	if err := n.connected(attempt, s.call.patience()); err != nil {
 		s.c.release(n)
 		s.c.drop(n)
 		return false, err
