@@ -187,6 +187,12 @@ bench-leases: ## 100,000 leases: start of a node with and without them, latency 
 	$(GO) test ./fsm -run '^$$' -bench OpenWithLeases -benchtime 100x
 	$(GO) test ./cluster/lease -run '^$$' -bench LeasesExpire -benchtime 1x -timeout 30m
 
+.PHONY: bench-sizing
+bench-sizing: ## Disk and memory of a node for 1,000,000 secrets and 10,000,000 audit records; BENCHFLAGS='-secrets 100000'
+	@mkdir -p $(TOOLS)
+	@$(GO) -C tools/bench build -o ../../$(TOOLS)/sizing ./sizing
+	$(TOOLS)/sizing -dir build/sizing $(BENCHFLAGS)
+
 .PHONY: microbench
 microbench: ## Run the Go benchmarks (memory per reveal, state-machine cost per record)
 	$(GO) test -run '^$$' -bench . -benchmem $(PKG)
