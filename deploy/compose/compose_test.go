@@ -21,7 +21,7 @@ type world struct {
 	env []string
 }
 
-// newWorld prepares podman below build/compose, which keeps the base image for the next run.
+// newWorld prepares podman below build/compose, which keeps images for the next run.
 func newWorld(t *testing.T) *world {
 	if os.Getenv("HIZO_TEST_COMPOSE") == "" {
 		t.Skip("containers are tested by: make test-compose")
@@ -52,11 +52,29 @@ func newWorld(t *testing.T) *world {
 	containers := write("containers.conf", fmt.Sprintf("[containers]\ndefault_ulimits = [\"nofile=1024:1024\", \"nproc=1024:1024\"]\n"+
 		"[engine]\nruntime = \"runc\"\nevents_logger = \"file\"\n[network]\nnetwork_config_dir = %q\n", filepath.Join(build, "networks")))
 	w.env = append(os.Environ(), "CONTAINERS_STORAGE_CONF="+storage, "CONTAINERS_CONF="+containers,
-		"ARCHIVE="+filepath.Join(build, "base.tar"), "COMPOSE=podman-compose", "ENGINE=podman", "HIZO_CLUSTER_DIR="+w.dir)
+		"ARCHIVE="+archive(t), "COMPOSE=podman-compose", "ENGINE=podman", "HIZO_CLUSTER_DIR="+w.dir)
 	for _, node := range []string{"N1", "N2", "N3"} {
 		w.env = append(w.env, "HIZO_PORT_"+node+"="+freePort(t))
 	}
 	return w
+}
+
+// archive is where the base's root file system is kept for the next run, of any clone; for a month, so that it is not ever older.
+func archive(t *testing.T) string {
+	cache, err := os.UserCacheDir()
+	if err != nil {
+		t.Fatal(err)
+	}
+	path := filepath.Join(cache, "hizo", "base-bookworm.tar")
+	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if info, err := os.Stat(path); err == nil && time.Since(info.ModTime()) > 30*24*time.Hour {
+		if err := os.Remove(path); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return path
 }
 
 func freePort(t *testing.T) string {
@@ -167,6 +185,7 @@ func (w *world) cleanUp() {
 	w.try("podman", "rm", "--all", "--force", "--time", "0")
 	w.try("podman", "volume", "rm", "--all", "--force")
 	w.try("podman", "network", "prune", "--force")
+	w.try("podman", "image", "prune", "--force") // what the build before this one left without a name
 }
 
 func TestCluster(t *testing.T) {
