@@ -41,7 +41,7 @@ func TestSim(t *testing.T) {
 		t.Run(fmt.Sprint(seed), func(t *testing.T) {
 			t.Parallel()
 			synctest.Test(t, func(t *testing.T) {
-				w := newWorld(t, seed)
+				w := newWorld(t, seed, 3)
 				w.live()
 				mu.Lock()
 				defer mu.Unlock()
@@ -51,7 +51,7 @@ func TestSim(t *testing.T) {
 	}
 }
 
-// world is three nodes and the network between them.
+// world is nodes and the network between them.
 type world struct {
 	t    *testing.T
 	rng  *rand.Rand // of the faults
@@ -68,6 +68,9 @@ type world struct {
 	ids    uint64
 
 	calls, linear, refused int
+
+	duty func(ctx context.Context, n *simNode, term uint64) // of a leader; nil: none
+	pin  func(at, of *simNode) bool                         // does a node let another one in; nil: all
 }
 
 // simNode is one node. Its log survives crashes, since the real one syncs every entry; of its disk survives what was
@@ -87,9 +90,9 @@ type simNode struct {
 	up       bool
 }
 
-func newWorld(t *testing.T, seed uint64) *world {
+func newWorld(t *testing.T, seed uint64, size int) *world {
 	w := &world{t: t, seed: seed, rng: rand.New(rand.NewPCG(seed, 1)), log: slog.New(slog.DiscardHandler), cut: map[[2]int]bool{}, begun: time.Now()}
-	for i := range 3 {
+	for i := range size {
 		w.nodes = append(w.nodes, &simNode{number: i, id: raft.ServerID(fmt.Sprintf("n%d", i+1)), fs: vfs.NewCrashableMem(), log: raft.NewInmemStore()})
 	}
 	return w
@@ -137,22 +140,36 @@ func (w *world) start(n *simNode, bootstrap bool) {
 	w.mu.Lock()
 	n.store, n.raft, n.trans, n.proposer, n.stop, n.up = store, r, trans, p, stop, true
 	w.mu.Unlock()
-	n.wg.Go(func() { follow(r, p, store, notify, stop) })
+	n.wg.Go(func() { w.follow(n, notify, stop) })
 	w.wire()
 }
 
 // follow opens and closes the proposer with each term, as lead does.
-func follow(r *raft.Raft, p *proposer, store *fsm.Store, notify <-chan bool, stop <-chan struct{}) {
+func (w *world) follow(n *simNode, notify <-chan bool, stop <-chan struct{}) {
+	end := func() {}
+	defer func() { end() }()
 	for {
 		select {
 		case up := <-notify:
+			end()
+			end = func() {}
 			if !up {
-				p.closeWith(errNotLeading)
+				n.proposer.closeWith(errNotLeading)
 				continue
 			}
-			p.hold()
-			if r.Barrier(0).Error() == nil {
-				p.openAt(store.Time(), nil)
+			n.proposer.hold()
+			term := n.raft.CurrentTerm()
+			if n.raft.Barrier(0).Error() == nil {
+				n.proposer.openAt(n.store.Time(), nil)
+				if w.duty != nil {
+					ctx, cancel := context.WithCancel(context.Background())
+					var wg sync.WaitGroup
+					wg.Go(func() { w.duty(ctx, n, term) })
+					end = func() {
+						cancel()
+						wg.Wait()
+					}
+				}
 			}
 		case <-stop:
 			return
@@ -169,7 +186,7 @@ func (w *world) wire() {
 			if a == b || !a.up {
 				continue
 			}
-			if b.up && !w.cut[[2]int{a.number, b.number}] {
+			if b.up && !w.cut[[2]int{a.number, b.number}] && (w.pin == nil || w.pin(a, b) && w.pin(b, a)) {
 				a.trans.Connect(b.trans.LocalAddr(), b.trans)
 			} else {
 				a.trans.Disconnect(raft.ServerAddress(b.id))
@@ -359,7 +376,7 @@ func (w *world) tries(ctx context.Context, most int, make func(store *fsm.Store)
 			}
 			return fsm.Result{}, errGaveUp
 		}
-		n := w.nodes[try%3]
+		n := w.nodes[try%len(w.nodes)]
 		w.mu.Lock()
 		up, p, store := n.up, n.proposer, n.store
 		w.mu.Unlock()
@@ -546,11 +563,21 @@ func (w *world) sessions(ctx context.Context, rng *rand.Rand) {
 	}
 }
 
+// whole are the nodes that belong to the cluster at the end.
+func (w *world) whole() (list []*simNode) {
+	for _, n := range w.nodes {
+		if w.pin == nil || w.nodes[0] == n || w.pin(w.nodes[0], n) {
+			list = append(list, n)
+		}
+	}
+	return list
+}
+
 // judge waits until the replicas stand at one index, and checks all there is.
 func (w *world) judge() {
 	for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(20 * time.Millisecond) {
 		at := map[uint64]bool{}
-		for _, n := range w.nodes {
+		for _, n := range w.whole() {
 			at[n.store.Position().Index] = true
 		}
 		if len(at) == 1 {
@@ -561,7 +588,11 @@ func (w *world) judge() {
 			break
 		}
 	}
-	fsmtest.Check(w.t, w.nodes[0].store, w.nodes[1].store, w.nodes[2].store)
+	var stores []*fsm.Store
+	for _, n := range w.whole() {
+		stores = append(stores, n.store)
+	}
+	fsmtest.Check(w.t, stores...)
 	violations := check.Requests(w.events)
 	var more []string
 	w.calls = len(w.events)
