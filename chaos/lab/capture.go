@@ -69,8 +69,9 @@ func (c *Capture) read() error {
 		case err != nil:
 			return fmt.Errorf("capture: %w", err)
 		}
-		// Each frame enters at one port and leaves at others: once is enough.
-		if ll, ok := from.(*unix.SockaddrLinklayer); ok && ll.Pkttype == unix.PACKET_OUTGOING {
+		// Each frame enters at one port and leaves at others: once is enough. What the clients say to Redis, which lives
+		// beside them, crosses no bridge.
+		if ll, ok := from.(*unix.SockaddrLinklayer); ok && (ll.Pkttype == unix.PACKET_OUTGOING || ll.Hatype == unix.ARPHRD_LOOPBACK) {
 			continue
 		}
 		if written += int64(n); written > maxCapture {

@@ -331,6 +331,11 @@ func leaks(values []string, c *lab.Cluster, wire string) []string {
 		}
 		found = append(found, more...)
 	}
+	for _, n := range needles[min(8, len(needles)):] { // the rest of them as they are, which is quick
+		if at := bytes.Index(frames, n.Value); at >= 0 {
+			found = append(found, check.Finding{Needle: n.Name, Encoding: "plain", Where: "the wire", Offset: at})
+		}
+	}
 	for _, f := range found {
 		out = append(out, "canary: "+f.String())
 	}
