@@ -19,6 +19,7 @@ type cli struct {
 	Health   healthCmd        `cmd:"" help:"Ask the node of a configuration, by its observe.listen, whether it is alive (--ready: can serve); exit 1 if not."`
 	Softhsm  softhsmCmd       `cmd:"" help:"Make a SoftHSM2 token (a stand-in for an HSM), unless it is there."`
 	Restore  restoreCmd       `cmd:"" help:"Begin a cluster again from a backup, with this node alone. The node must not be running."`
+	Recover  recoverCmd       `cmd:"" help:"Go on with the nodes that are left after a majority was lost for good. Without --confirm it looks and changes nothing."`
 	Identity identityCmd      `cmd:"" help:"Print the fingerprint of this node's identity key (for hizo cluster join-token), making the key when there is none."`
 	Version  kong.VersionFlag `help:"Print the version and exit."`
 }
