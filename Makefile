@@ -164,6 +164,12 @@ deploy-systemd: deb ## Five such machines, set up by deploy/systemd/README.md; t
 	@tools/install-deps.sh --require systemd iproute2 softhsm2
 	deploy/systemd/five.sh
 
+.PHONY: runbooks
+runbooks: deb ## Follow docs/runbooks on these machines after that, and write what is printed into them
+	@tools/install-deps.sh --require systemd iproute2 softhsm2
+	deploy/debian/next.sh
+	deploy/systemd/five.sh --record docs/runbooks/upgrade.md docs/runbooks/disaster-recovery.md
+
 .PHONY: fuzz
 fuzz: ## Run each fuzz target for FUZZTIME
 	@GO='$(GO)' tools/fuzz.sh $(FUZZTIME)

@@ -80,7 +80,7 @@ type PKCS11Config struct {
 	Module      string `yaml:"module"`
 	TokenLabel  string `yaml:"token_label"`
 	TokenSerial string `yaml:"token_serial"`
-	PINFile     string `yaml:"pin_file"`
+	PINFile     string `yaml:"pin_file"` // may begin with $CREDENTIALS_DIRECTORY/
 	KeyPrefix   string `yaml:"key_prefix"`
 }
 
@@ -182,6 +182,10 @@ func (c *Config) fill() {
 	}
 	def(&c.Peers.Advertise, c.Peers.Listen)
 	def(&c.Clients.Advertise, c.Clients.Listen)
+	credential(&c.Seal.PKCS11.PINFile)
+	if c.Backup.S3 != nil {
+		credential(&c.Backup.S3.CredentialsFile)
+	}
 	def(&c.Raft.Profile, "lan")
 	def(&c.Log.Level, "info")
 	def(&c.Log.Format, "text")

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"os"
 	"strings"
 	"testing"
 	"time"
@@ -86,5 +87,28 @@ func TestWebhookAllow(t *testing.T) {
 		if _, err := rotationTargets(cfg.Rotation, cluster.NewDirectory()); (err != nil) != wrong {
 			t.Errorf("webhook_allow %s: %v", text, err)
 		}
+	}
+}
+
+// The example of the Debian package is a configuration, once its node is filled in.
+func TestSystemdExample(t *testing.T) {
+	text, err := os.ReadFile("../../deploy/systemd/hizod.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := ParseConfig(text); err == nil || !strings.Contains(err.Error(), "NETWORK") {
+		t.Errorf("the example passes as it is: %v", err)
+	}
+	filled := strings.NewReplacer("ADDRESS", "10.20.0.1", "NETWORK", "10.20.0.0/24", "NODE", "n1").Replace(string(text))
+	t.Setenv(credentialsVariable, "/run/credentials/hizod.service")
+	cfg, err := ParseConfig([]byte(filled))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got, want := cfg.Seal.PKCS11.PINFile, "/run/credentials/hizod.service/hizo_pin"; got != want {
+		t.Errorf("the PIN is looked for in %q, want %q", got, want)
+	}
+	if cfg.DataDir != "/var/lib/hizo/data" || !cfg.MemoryLock {
+		t.Errorf("data in %q, memory locked %v", cfg.DataDir, cfg.MemoryLock)
 	}
 }

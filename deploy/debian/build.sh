@@ -8,13 +8,14 @@ umask 022
 here=$(cd "$(dirname "$0")" && pwd)
 top=$(cd "$here/../.." && pwd)
 out=${1:-$top/build/deb}
+bin=${HIZO_DEB_BIN:-bin}
 cd "$top"
 
 for need in dpkg-deb readelf git gzip; do
   command -v "$need" >/dev/null || { echo "deb: $need is missing; install with: sudo apt-get install dpkg binutils git gzip" >&2; exit 1; }
 done
 for program in hizo hizod; do
-  [ -x "bin/$program" ] || { echo "deb: bin/$program is missing; run: make build" >&2; exit 1; }
+  [ -x "$bin/$program" ] || { echo "deb: $bin/$program is missing; run: make build" >&2; exit 1; }
 done
 
 # A tag v1.2.3 gives 1.2.3; anything else sorts before the first release, by the commit's time. Uncommitted changes sort after
@@ -30,7 +31,7 @@ git diff --quiet HEAD -- . || version+=+modified
 version=${HIZO_DEB_VERSION:-$version} # tests of upgrades build a second one
 arch=$(dpkg --print-architecture)
 # The C library's version is the newest that a symbol of the program asks for.
-glibc=$(readelf --version-info --wide bin/hizod | grep -o 'GLIBC_[0-9.]*' | sort -uV | tail -n 1)
+glibc=$(readelf --version-info --wide "$bin/hizod" | grep -o 'GLIBC_[0-9.]*' | sort -uV | tail -n 1)
 
 stage=$top/build/deb-stage
 rm -rf "$stage"
@@ -72,7 +73,7 @@ COPYRIGHT
   gzip -9nc CHANGELOG.md >"$stage/$1/usr/share/doc/$1/changelog.gz"
 }
 
-put hizo 755 /usr/bin/hizo bin/hizo
+put hizo 755 /usr/bin/hizo "$bin/hizo"
 put hizo 644 /usr/share/doc/hizo/cli.md docs/cli.md
 copyright hizo
 control hizo "" "secrets for machine-learning pipelines, client" <<'TEXT'
@@ -82,7 +83,8 @@ secrets to training jobs (hizo run, hizo agent) without showing them to anyone.
 It is one static program and needs no server on this machine; those are in hizod.
 TEXT
 
-put hizod 755 /usr/bin/hizod bin/hizod
+put hizod 755 /usr/bin/hizod "$bin/hizod"
+put hizod 755 /usr/sbin/hizod-offline deploy/systemd/hizod-offline
 put hizod 644 /usr/lib/systemd/system/hizod.service deploy/systemd/hizod.service
 put hizod 644 /usr/lib/sysusers.d/hizod.conf deploy/systemd/hizod.sysusers
 put hizod 644 /usr/lib/tmpfiles.d/hizod.conf deploy/systemd/hizod.tmpfiles

@@ -5,6 +5,7 @@
 #   machine_on NAME                  boots it, the first time with an empty layer; n3 gets NETWORK.3
 #   machine_do NAME COMMAND...       runs as root on it; standard input is passed on
 #   machine_off NAME                 cuts its power
+#   machine_new NAME                 puts a new one with an empty layer into the place of one that is off
 #
 # ROOTFS=DIR takes another root file system than this machine's, for example one made by debootstrap.
 
@@ -46,6 +47,7 @@ machines_enter() {
 #!/bin/sh
 machine=\${1#root@}
 shift
+umask 022
 exec nsenter --all --target "\$(cat $machines_dir/\$machine/pid)" env -i HOME=/root TERM=dumb LANG=C.UTF-8 PATH=/usr/sbin:/usr/bin:/sbin:/bin bash -c "cd; \$*"
 SSH
   chmod 755 "$machines_dir/bin/ssh"
@@ -55,7 +57,16 @@ machine_do() { "$machines_dir/bin/ssh" "root@$1" "${*:2}"; }
 
 machine_off() { kill -KILL "$(cat "$machines_dir/$1/pid")"; }
 
-machine_on() {
+# machine_new NAME: another machine of this name: an empty layer, and on.
+machine_new() {
+  local dir=$machines_dir/$1
+  umount "$dir/root"
+  rm -rf "$dir"
+  machine_on "$1"
+}
+
+machine_on() (
+  umask 022 # a root directory that only root enters is none
   local name=$1 dir=$machines_dir/$1 first=
   local address=$machines_net.${name//[!0-9]/} group=$machines_group/$name
   if [ ! -d "$dir" ]; then
@@ -138,4 +149,4 @@ machine_on() {
   echo "$name does not boot:" >&2
   cat "$dir/console" >&2
   return 1
-}
+)
