@@ -209,6 +209,15 @@ func (t *tx) restart(a *Anew) {
 		})
 		t.accept()
 	}
+	t.page(prefixExpiry, "", func(name string) bool {
+		for _, prefix := range droppedAtRestore {
+			if strings.HasPrefix(name[len(prefixExpiry)+8:], prefix) {
+				t.del(name)
+			}
+		}
+		return true
+	})
+	t.accept()
 	c := a.Cluster
 	c.NodeEpoch, c.PendingEpoch, c.RetiredBelow, c.Sealed, c.Changed = 0, 0, 0, false, t.index
 	t.put(ObjCluster, &c)
