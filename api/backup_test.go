@@ -2,53 +2,344 @@ package api_test
 
 import (
 	"bytes"
-	"context"
+	"crypto/sha256"
+	"errors"
+	"fmt"
 	"io"
+	"math/rand/v2"
+	"os"
 	"path/filepath"
+	"strings"
 	"testing"
+	"time"
 
+	"github.com/hizo/hizo/api"
+	"github.com/hizo/hizo/api/apitest"
 	"github.com/hizo/hizo/api/audit"
-	"github.com/hizo/hizo/api/inject"
+	"github.com/hizo/hizo/api/hizov1"
 	"github.com/hizo/hizo/cluster"
+	"github.com/hizo/hizo/cluster/backup"
 	"github.com/hizo/hizo/cluster/clustertest"
 	"github.com/hizo/hizo/crypto/seal/software"
+	"github.com/hizo/hizo/crypto/secret"
 	"github.com/hizo/hizo/crypto/shares"
+	"github.com/hizo/hizo/fsm"
 )
 
-func TestBackupComesBack(t *testing.T) {
-	c := clustertest.Start(t, clustertest.Options{})
-	var file bytes.Buffer
-	_, err := c.Leader().Backup(t.Context(), "first", "test", &file)
+// backedUp makes a backup of a running cluster, as a file in memory.
+func backedUp(t *testing.T, c *clustertest.Cluster) (file []byte, trust audit.Trust) {
+	t.Helper()
+	var b bytes.Buffer
+	for {
+		_, err := c.Leader().Backup(t.Context(), "b1", "test", &b)
+		if err == nil {
+			break
+		}
+		if notLeader := (*cluster.NotLeaderError)(nil); !errors.As(err, &notLeader) && !errors.Is(err, cluster.ErrRootMoved) {
+			t.Fatal(err)
+		}
+		b.Reset()
+	}
+	trust, err := api.TrustOf(c.Leader().Store())
 	if err != nil {
 		t.Fatal(err)
 	}
-	leaf, err := c.Leader().Store().AuditLeaf(0)
-	if err != nil {
-		t.Fatal(err)
-	}
-	cl, _ := c.Leader().Store().Cluster()
-	trust := audit.Trust{Cluster: inject.ClusterText(cl.ID), Genesis: audit.LeafHash(leaf)}
-	report, err := audit.VerifyBackup(bytes.NewReader(file.Bytes()), trust)
-	if err != nil {
-		t.Fatal(err)
-	}
+	return b.Bytes(), trust
+}
+
+func verifyBackup(file []byte, trust audit.Trust) (audit.BackupReport, error) {
+	return audit.VerifyBackup(bytes.NewReader(file), trust)
+}
+
+// seedOf combines shares as hizod restore does.
+func seedOf(t *testing.T, h backup.Header, list ...shares.Share) secret.Bytes {
+	t.Helper()
 	var deal shares.Deal
-	if err := deal.UnmarshalBinary(report.Header.Deal); err != nil {
+	if err := deal.UnmarshalBinary(h.Deal); err != nil {
 		t.Fatal(err)
 	}
-	seed, err := deal.Combine(c.Shares[:2])
+	seed, err := deal.Combine(list)
 	if err != nil {
 		t.Fatal(err)
 	}
-	dir := t.TempDir()
-	s, err := software.Open(filepath.Join(t.TempDir(), "key"))
+	return seed
+}
+
+// restoreInto restores into the directory of a node that waited to be initialised and was stopped.
+func restoreInto(t *testing.T, n *clustertest.Node, file []byte, report audit.BackupReport, seed secret.Bytes, change func(*cluster.RestoreRequest)) (cluster.Restored, error) {
+	t.Helper()
+	req := cluster.RestoreRequest{
+		Open:   func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(file)), nil },
+		Digest: report.Digest, Seed: seed, Shares: []int{1, 2}, Waiver: "a test",
+	}
+	if change != nil {
+		change(&req)
+	}
+	s, err := software.Open(filepath.Join(n.Dir, "seal"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	_, err = cluster.Restore(context.Background(), cluster.Config{ID: "n9", DataDir: dir, AdvertisePeer: "a:1", AdvertiseClient: "a:2", Seal: s}, cluster.RestoreRequest{
-		Open: func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(file.Bytes())), nil }, Digest: report.Digest, Seed: seed, Shares: []int{1, 2}, Waiver: "test",
+	defer s.Close()
+	return cluster.Restore(t.Context(), cluster.Config{
+		ID: n.ID, DataDir: filepath.Join(n.Dir, "data"), AdvertisePeer: n.Addr(), AdvertiseClient: "x:1", Seal: s,
+	}, req)
+}
+
+// The whole way: three nodes, a backup, another machine, the operators, and a cluster again.
+func TestBackupComesBack(t *testing.T) {
+	old := apitest.Start(t, apitest.Options{})
+	old.Vault("ml")
+	old.Put("ml", "db", "password", "canary-backup-value")
+	token := old.Engineer.Token
+	file, trust := backedUp(t, old.Cluster)
+	if bytes.Contains(file, []byte("canary-backup-value")) || bytes.Contains(file, []byte("ml/db")) {
+		t.Error("the file shows what it holds")
+	}
+	report, err := verifyBackup(file, trust)
+	if err != nil {
+		t.Fatal(err)
+	}
+	seed := seedOf(t, report.Header, old.Shares[0], old.Shares[2])
+
+	fresh := clustertest.New(t, clustertest.Options{Nodes: 1})
+	n := fresh.Nodes[0]
+	fresh.Stop(n)
+	done, err := restoreInto(t, n, file, report, seed, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := restoreInto(t, n, file, report, seed, nil); !errors.Is(err, cluster.ErrAlreadyInitialised) {
+		t.Errorf("a second restore into the same node: %v", err)
+	}
+	fresh.ID, fresh.Shares = old.ID, old.Shares
+	fresh.Restart(n)
+	if !n.Status().Sealed {
+		t.Error("the restored node has keys before anybody unsealed it")
+	}
+	leader := fresh.Leader()
+	for _, i := range []int{1, 2} {
+		text, err := old.Shares[i].Text()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := leader.SubmitShare(t.Context(), text); err != nil {
+			t.Fatal(err)
+		}
+	}
+	fresh.Await("the root key to be renewed", func() bool {
+		cl, _ := n.Store().Cluster()
+		return cl.RootGeneration == 2 && !n.Status().Sealed
 	})
+	if s, ok := n.Store().Secret("ml", "db"); !ok || s.Current != 1 {
+		t.Errorf("the secret: %+v", s)
+	}
+	hash := sha256.Sum256([]byte(token))
+	if _, ok := n.Store().Token(hash[:]); ok {
+		t.Error("a token of the old cluster lives")
+	}
+	if m := n.Store().Members(); len(m) != 1 || m[0].ID != n.ID {
+		t.Errorf("members: %+v", m)
+	}
+
+	// What the restored cluster says of itself is another log, which only the restore's own record vouches for.
+	next, _ := backedUp(t, fresh)
+	if _, err := verifyBackup(next, trust); err == nil || !strings.Contains(err.Error(), "restored from a backup") {
+		t.Errorf("with the old trust: %v", err)
+	}
+	trust.Restores = append(trust.Restores, audit.LeafHash(done.Leaf))
+	again, err := verifyBackup(next, trust)
 	if err != nil {
 		t.Fatal(err)
+	}
+	if !strings.HasPrefix(again.Header.Origin, report.Header.Origin+"/") || again.Header.Records <= report.Header.Records {
+		t.Errorf("origin %s with %d records, before %s with %d", again.Header.Origin, again.Header.Records, report.Header.Origin, report.Header.Records)
+	}
+	if _, err := verifyBackup(file, trust); err != nil {
+		t.Errorf("the old backup with the new trust: %v", err)
+	}
+
+	// Others join, and their state is the same history.
+	other := fresh.Add()
+	fresh.Join(other)
+	fresh.Approve(other.ID)
+	fresh.Await("the newcomer to have the state", func() bool {
+		cl, ok := other.Store().Cluster()
+		return ok && len(cl.Restored) == 1 && other.Store().EventsEnd().Epoch == n.Store().EventsEnd().Epoch
+	})
+}
+
+// A byte changed anywhere, a cut anywhere, somebody else's trust: refused without any key. An attacker who mends the
+// checksum gets no further.
+func TestDamagedBackupIsRefused(t *testing.T) {
+	c := clustertest.Start(t, clustertest.Options{Nodes: 1, Operators: 3, Threshold: 2})
+	file, trust := backedUp(t, c)
+	if _, err := verifyBackup(file, trust); err != nil {
+		t.Fatal(err)
+	}
+	ending := len("sha256 ") + 64 + 1
+	mended := func(b []byte) []byte {
+		body := b[:len(b)-ending]
+		return fmt.Appendf(bytes.Clone(body), "sha256 %x\n", sha256.Sum256(body))
+	}
+	rng := rand.New(rand.NewPCG(1, 2))
+	proofAt := bytes.LastIndexByte(file[:len(file)-ending-1], '\n')
+	for i := range 300 {
+		at := rng.IntN(len(file))
+		switch {
+		case i < 60:
+			at = i * 30 // magic and header
+		case i < 120:
+			at = len(file) - 1 - (i - 60) // checksum and the end of the proof
+		case i < 200:
+			at = proofAt + rng.IntN(len(file)-proofAt)
+		}
+		at = min(at, len(file)-1)
+		bad := bytes.Clone(file)
+		bad[at] ^= 1 << rng.IntN(8)
+		if _, err := verifyBackup(bad, trust); err == nil {
+			t.Fatalf("byte %d of %d changed: verified", at, len(file))
+		}
+		if at < len(file)-ending {
+			if _, err := verifyBackup(mended(bad), trust); err == nil {
+				t.Fatalf("byte %d of %d changed and the checksum mended: verified", at, len(file))
+			}
+		}
+		if _, err := verifyBackup(file[:at], trust); !errors.Is(err, backup.ErrDamaged) {
+			t.Fatalf("cut at %d: %v", at, err)
+		}
+	}
+	if _, err := verifyBackup(append(bytes.Clone(file), '\n'), trust); !errors.Is(err, backup.ErrDamaged) {
+		t.Errorf("a byte behind the end: %v", err)
+	}
+	other := trust
+	other.Genesis[0] ^= 1
+	if _, err := verifyBackup(file, other); err == nil {
+		t.Error("another first record: verified")
+	}
+	other = trust
+	other.Cluster = strings.Repeat("ab", 16)
+	if _, err := verifyBackup(file, other); err == nil || !strings.Contains(err.Error(), "trusted is abab") {
+		t.Errorf("another cluster: %v", err)
+	}
+}
+
+// What a restore refuses, it refuses without leaving anything.
+func TestRestoreRefuses(t *testing.T) {
+	c := clustertest.Start(t, clustertest.Options{Nodes: 1, Operators: 3, Threshold: 2})
+	first, trust := backedUp(t, c)
+	file, _ := backedUp(t, c)
+	report, err := verifyBackup(file, trust)
+	if err != nil {
+		t.Fatal(err)
+	}
+	before, err := verifyBackup(first, trust)
+	if err != nil {
+		t.Fatal(err)
+	}
+	seed := seedOf(t, report.Header, c.Shares[0], c.Shares[1])
+	root, err := c.Leader().Store().TreeRoot(report.Header.Records)
+	if err != nil {
+		t.Fatal(err)
+	}
+	head := &cluster.Head{Size: report.Header.Records, Root: root[:]}
+
+	fresh := clustertest.New(t, clustertest.Options{Nodes: 1})
+	n := fresh.Nodes[0]
+	fresh.Stop(n)
+	for _, test := range []struct {
+		name   string
+		file   []byte
+		report audit.BackupReport
+		change func(*cluster.RestoreRequest)
+		want   error
+	}{
+		{"nothing kept outside, no waiver", file, report, func(r *cluster.RestoreRequest) { r.Waiver = "" }, cluster.ErrRolledBack},
+		{"older than the checkpoint, no waiver", first, before, func(r *cluster.RestoreRequest) { r.Waiver, r.Outside = "", head }, cluster.ErrRolledBack},
+		{"another log than the checkpoint's, in spite of the waiver", file, report, func(r *cluster.RestoreRequest) {
+			r.Outside = &cluster.Head{Size: head.Size, Root: make([]byte, 32)}
+		}, cluster.ErrNotThisBackup},
+		{"another file than the one that was verified", first, report, nil, cluster.ErrNotThisBackup},
+		{"another seed", file, report, func(r *cluster.RestoreRequest) { r.Seed = secret.Random(r.Seed.Len()) }, cluster.ErrNotThisBackup},
+		{"a waiver of two lines", file, report, func(r *cluster.RestoreRequest) { r.Waiver = "a\nb" }, cluster.ErrNotThisBackup},
+		{"a file that ends", file[:len(file)/2], report, nil, backup.ErrDamaged},
+	} {
+		if _, err := restoreInto(t, n, test.file, test.report, seed, test.change); !errors.Is(err, test.want) {
+			t.Errorf("%s: %v, want %v", test.name, err, test.want)
+		}
+		if err := cluster.Restorable(filepath.Join(n.Dir, "data")); err != nil {
+			t.Fatalf("%s: it left something: %v", test.name, err)
+		}
+	}
+	// The same node is a cluster's own: refused.
+	if err := cluster.Restorable(filepath.Join(c.Nodes[0].Dir, "data")); err == nil {
+		t.Error("a node that runs may be overwritten")
+	}
+
+	// As new as the checkpoint: no waiver is needed. Behind it: the loss is counted and on record.
+	if _, err := restoreInto(t, n, file, report, seed, func(r *cluster.RestoreRequest) { r.Waiver, r.Outside = "", head }); err != nil {
+		t.Fatal(err)
+	}
+	another := clustertest.New(t, clustertest.Options{Nodes: 1})
+	another.Stop(another.Nodes[0])
+	done, err := restoreInto(t, another.Nodes[0], first, before, seed, func(r *cluster.RestoreRequest) { r.Outside = head })
+	if err != nil {
+		t.Fatal(err)
+	}
+	if want := head.Size - before.Header.Records; done.Lost != want || want == 0 {
+		t.Errorf("%d records are lost, want %d", done.Lost, want)
+	}
+	leaf, err := audit.ParseLeaf(done.Leaf)
+	if err != nil || leaf.Action != fsm.ActionRestore || !strings.Contains(leaf.Detail, fmt.Sprintf("lost=%d waived=%q", done.Lost, "a test")) {
+		t.Errorf("the record of the restore: %+v, %v", leaf, err)
+	}
+}
+
+// A restore that was stopped while it moved its files into place is begun again, not run on.
+func TestInterruptedRestore(t *testing.T) {
+	c := clustertest.Start(t, clustertest.Options{Nodes: 1, Operators: 1, Threshold: 1})
+	file, trust := backedUp(t, c)
+	report, err := verifyBackup(file, trust)
+	if err != nil {
+		t.Fatal(err)
+	}
+	seed := seedOf(t, report.Header, c.Shares[0])
+	fresh := clustertest.New(t, clustertest.Options{Nodes: 1})
+	n := fresh.Nodes[0]
+	fresh.Stop(n)
+	if _, err := restoreInto(t, n, file, report, seed, nil); err != nil {
+		t.Fatal(err)
+	}
+	data := filepath.Join(n.Dir, "data")
+	if err := errors.Join(os.Mkdir(filepath.Join(data, "restore"), 0o700),
+		os.Rename(filepath.Join(data, "raft.db"), filepath.Join(data, "restore", "raft.db"))); err != nil {
+		t.Fatal(err)
+	}
+	if err := fresh.TryRestart(n); !errors.Is(err, cluster.ErrInterrupted) {
+		t.Errorf("a node starts on half a restore: %v", err)
+	}
+	fresh.Stop(n)
+	if _, err := restoreInto(t, n, file, report, seed, nil); err != nil {
+		t.Fatal(err)
+	}
+	fresh.Restart(n)
+	fresh.Leader()
+}
+
+// The service authorises and records first.
+func TestBackupNeedsARole(t *testing.T) {
+	c := apitest.Start(t, apitest.Options{Options: clustertest.Options{Nodes: 1}})
+	bob := c.User("bob")
+	if _, err := bob.Backups().CreateBackup(t.Context(), &hizov1.CreateBackupRequest{}); apitest.Reason(err) != hizov1.ReasonPermissionDenied {
+		t.Errorf("bob: %v", err)
+	}
+	if _, err := bob.Backups().ListBackups(t.Context(), &hizov1.ListBackupsRequest{}); apitest.Reason(err) != hizov1.ReasonPermissionDenied {
+		t.Errorf("bob: %v", err)
+	}
+	if _, err := c.Engineer.Backups().CreateBackup(t.Context(), &hizov1.CreateBackupRequest{}); apitest.Reason(err) != hizov1.ReasonInvalid || !strings.Contains(err.Error(), "backup.directory") {
+		t.Errorf("no place: %v", err)
+	}
+	found, err := c.Engineer.Audit().Search(t.Context(), &hizov1.SearchRequest{Action: "backup.create", Limit: 10, SinceUnixMs: time.Now().Add(-time.Hour).UnixMilli()})
+	if err != nil || len(found.GetRecords()) != 2 {
+		t.Errorf("records of the tries: %v, %v", found.GetRecords(), err)
 	}
 }
