@@ -1,0 +1,135 @@
+package keeper_test
+
+import (
+	"context"
+	"errors"
+	"io"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/hizo/hizo/cluster"
+	"github.com/hizo/hizo/cluster/backup"
+	"github.com/hizo/hizo/cluster/backup/keeper"
+	"github.com/hizo/hizo/cluster/clustertest"
+	"github.com/hizo/hizo/cluster/rotate/schedule"
+	"github.com/hizo/hizo/fsm"
+)
+
+func open(t *testing.T, change func(*keeper.Config)) (*keeper.Keeper, backup.Dir) {
+	t.Helper()
+	dir, err := backup.OpenDir(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	cfg := keeper.Config{Place: dir, Version: "test"}
+	if change != nil {
+		change(&cfg)
+	}
+	k, err := keeper.New(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return k, dir
+}
+
+// The schedule goes by what the state says of the newest backup, and old ones are dropped on record.
+func TestScheduleAndRetention(t *testing.T) {
+	clock := &clustertest.Clock{}
+	k, dir := open(t, func(c *keeper.Config) {
+		c.Schedule, c.Keep, c.Clock = schedule.Spec{Every: time.Hour}, 2, clock.Now
+	})
+	c := clustertest.Start(t, clustertest.Options{Nodes: 1, Clock: clock, Duties: func(string) []cluster.Duty { return []cluster.Duty{k.Duty} }})
+	store := c.Nodes[0].Store()
+	last := func() uint64 {
+		b, _ := store.LastBackup()
+		return b.Seq
+	}
+	seen := uint64(0)
+	for range 3 {
+		c.Await("a scheduled backup", func() bool { return last() != seen })
+		seen = last()
+		c.Await("the duty to be done with it", func() bool { return k.Status().LastTook > 0 && k.Status().LastError == "" })
+		clock.Advance(2 * time.Minute)
+		if list, err := k.List(t.Context()); err != nil || len(list) > 2 {
+			t.Fatalf("%d are kept: %v", len(list), err)
+		}
+		clock.Advance(time.Hour)
+	}
+	c.Await("the oldest to be dropped", func() bool {
+		list, err := dir.List(t.Context())
+		return err == nil && len(list) == 2 && dropped(t, store)
+	})
+}
+
+func dropped(t *testing.T, store *fsm.Store) bool {
+	for r, err := range store.AuditRecords(0, store.AuditSize()) {
+		if err != nil {
+			t.Fatal(err)
+		}
+		if r.Action == "backup.drop" && strings.HasPrefix(r.Detail, "name=hizo-") {
+			return true
+		}
+	}
+	return false
+}
+
+// broken is a place that fails at one step.
+type broken struct {
+	backup.Dir
+	create, commit error
+	write          error
+}
+
+func (b broken) Create(ctx context.Context, name string) (backup.File, error) {
+	if b.create != nil {
+		return nil, b.create
+	}
+	f, err := b.Dir.Create(ctx, name)
+	return brokenFile{f, b}, err
+}
+
+type brokenFile struct {
+	backup.File
+	b broken
+}
+
+func (f brokenFile) Write(p []byte) (int, error) {
+	if f.b.write != nil {
+		return 0, f.b.write
+	}
+	return f.File.Write(p)
+}
+
+func (f brokenFile) Commit() error {
+	if f.b.commit != nil {
+		return f.b.commit
+	}
+	return f.File.Commit()
+}
+
+// A place that fails leaves nothing behind, and is told apart from a cluster that refuses.
+func TestBrokenPlace(t *testing.T) {
+	c := clustertest.Start(t, clustertest.Options{Nodes: 1})
+	full := errors.New("no space left")
+	for name, b := range map[string]broken{"create": {create: full}, "write": {write: full}, "commit": {commit: full}} {
+		k, dir := open(t, func(c *keeper.Config) {
+			b.Dir = c.Place.(backup.Dir)
+			c.Place = b
+		})
+		_, err := k.Create(t.Context(), c.Nodes[0].Node)
+		var place *keeper.PlaceError
+		if !errors.As(err, &place) || !errors.Is(err, full) || k.Status().Failed != 1 || k.Status().LastError == "" {
+			t.Errorf("%s: %v, %+v", name, err, k.Status())
+		}
+		if list, err := dir.List(t.Context()); err != nil || len(list) != 0 {
+			t.Errorf("%s left %v, %v", name, list, err)
+		}
+	}
+	k, _ := open(t, func(c *keeper.Config) {
+		c.Check = func(io.Reader, *fsm.Store) error { return full }
+	})
+	if _, err := k.Create(t.Context(), c.Nodes[0].Node); !errors.Is(err, full) || !strings.Contains(err.Error(), "does not verify when it is read back") {
+		t.Errorf("a file that reads back otherwise: %v", err)
+	}
+}
