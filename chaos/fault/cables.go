@@ -24,11 +24,13 @@ func cables() []Fault {
 }
 
 // cut lays rules until they are lifted. They take effect when they drop a packet.
-func (s *Scene) cut(rules []lab.Rule) (Lift, error) {
+func (s *Scene) cut(rules []lab.Rule) (Lift, error) { return s.cutFor(rules, s.Took) }
+
+func (s *Scene) cutFor(rules []lab.Rule, note func(n int, what string)) (Lift, error) {
 	before := s.C.Net.Dropped(s.name)
 	return func(context.Context) error {
 		err := s.C.Net.Set(s.name)
-		s.Took(s.C.Net.Dropped(s.name)-before, "packets dropped")
+		note(s.C.Net.Dropped(s.name)-before, "packets dropped")
 		return err
 	}, s.C.Net.Set(s.name, rules...)
 }

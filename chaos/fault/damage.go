@@ -52,10 +52,10 @@ func flipped(s *Scene, part string) (Lift, error) {
 	from, ended := len(n.LogText()), n.Excused()
 	return func(ctx context.Context) error {
 		if !n.Running() && n.Excused() > ended {
-			s.Took(1, "the node refused")
+			s.Also(1, "the node refused")
 			s.saysWhy(n, from)
 		} else if len(files) > 0 {
-			s.Took(1, "the node ran on")
+			s.Also(1, "the node ran on")
 		}
 		return nil
 	}, n.Start()
@@ -124,7 +124,7 @@ func hsmGone(ctx context.Context, s *Scene) (Lift, error) {
 			return err
 		}
 		if n.Excused() == ended {
-			s.Took(1, "the node stayed up")
+			s.Also(1, "the node stayed up")
 		}
 		return s.over(n, from, ended)
 	}, nil

@@ -60,7 +60,7 @@ func badDisk(ctx context.Context, s *Scene, t disk.Trouble) (Lift, error) {
 func (s *Scene) over(n *lab.Node, from, ended int) error {
 	sleep(context.Background(), 500*time.Millisecond) // for one that is about to end
 	if n.Excused() > ended {
-		s.Took(n.Excused()-ended, "the node stopped")
+		s.Also(n.Excused()-ended, "the node stopped")
 		s.saysWhy(n, from)
 	}
 	n.MayEnd(false)
@@ -106,7 +106,7 @@ func powerLoss(s *Scene, nodes ...*lab.Node) (Lift, error) {
 	for _, n := range nodes {
 		pages, names, err := n.Disk.PowerLoss(s.Rand)
 		errs = append(errs, err)
-		s.Took(1, "machines lost their power")
+		s.Also(1, "machines lost their power") // one that lost nothing by it was killed, no more
 		s.Took(pages, "pages lost")
 		s.Took(names, "names lost")
 	}

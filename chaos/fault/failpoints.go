@@ -62,7 +62,16 @@ func failpoint(ctx context.Context, s *Scene, part string) (Lift, error) {
 		return nil
 	})
 	provoke := background(ctx, func(ctx context.Context) error { return s.provoke(ctx, part) })
+	fired := func() bool {
+		return slices.ContainsFunc(s.C.Nodes, func(n *lab.Node) bool { return n.Control.Fired() > before[n] })
+	}
+	rare := part == "share" || part == "deal" || part == "root" || part == "restore" || part == "snapshot"
 	return func(ctx context.Context) error {
+		for limit := time.Now().Add(6 * time.Second); rare && !fired() && time.Now().Before(limit); {
+			if !sleep(ctx, 50*time.Millisecond) {
+				break
+			}
+		}
 		for _, n := range s.C.Nodes {
 			n.Control.Disarm()
 		}
@@ -111,7 +120,7 @@ func (s *Scene) provoke(ctx context.Context, part string) error {
 		if err := errors.Join(os.RemoveAll(filepath.Join(n.Data(), "shares")), n.Changed()); err != nil {
 			return err
 		}
-		s.Took(1, "shares lost")
+		s.Also(1, "shares lost")
 		if err := n.Start(); err != nil {
 			return err
 		}
@@ -143,7 +152,7 @@ func (s *Scene) rotateKeys(ctx context.Context, subject string) {
 		_, err := s.C.Admin.Keys().Rotate(call, &hizov1.RotateRequest{Subject: subject})
 		cancel()
 		if err == nil {
-			s.Took(1, "rotations of "+subject)
+			s.Also(1, "rotations of "+subject)
 			sleep(ctx, 5*time.Second)
 			return
 		}

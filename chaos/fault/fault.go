@@ -57,6 +57,16 @@ func (s *Scene) Took(n int, what string) {
 	s.plan.took[s.name] = true
 }
 
+// Also notes what came beside the effect that the fault is there for, and does not count as one.
+func (s *Scene) Also(n int, what string) {
+	if n <= 0 {
+		return
+	}
+	s.plan.mu.Lock()
+	defer s.plan.mu.Unlock()
+	s.plan.effects[s.name+": "+what] += n
+}
+
 // wrong notes that a promise was seen broken by the fault itself.
 func (s *Scene) wrong(format string, args ...any) {
 	s.plan.mu.Lock()

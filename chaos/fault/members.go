@@ -44,7 +44,7 @@ func wipedNode(ctx context.Context, s *Scene) (Lift, error) {
 	return func(ctx context.Context) error {
 		said := n.LogText()[from:]
 		if bytes.Contains(said, []byte("was a voter")) || bytes.Contains(said, []byte("token of another key")) {
-			s.Took(1, "old join token refused")
+			s.Also(1, "old join token refused")
 		}
 		if voters, err := s.C.Voters(ctx); err == nil && n.Running() && len(voters) > 0 {
 			if st, err := s.C.Status(ctx, n); err == nil && st.GetLeaderId() != "" && !st.GetSealed() {
@@ -62,8 +62,7 @@ func removeInPartition(ctx context.Context, s *Scene) (Lift, error) {
 	if !s.C.Wreck(n, "removed") {
 		return nil, nil
 	}
-	cut := []*lab.Node{n, s.leader(ctx), s.any()}[s.Rand.IntN(3)]
-	lift, err := s.cut(s.without(cut))
+	lift, err := s.someCut(ctx, n)
 	if err != nil {
 		return lift, err
 	}
@@ -105,7 +104,7 @@ func (s *Scene) calls(ctx context.Context, what string, call func(ctx context.Co
 
 // someCut cuts off the node, the leader, or any.
 func (s *Scene) someCut(ctx context.Context, n *lab.Node) (Lift, error) {
-	return s.cut(s.without([]*lab.Node{n, s.leader(ctx), s.any()}[s.Rand.IntN(3)]))
+	return s.cutFor(s.without([]*lab.Node{n, s.leader(ctx), s.any()}[s.Rand.IntN(3)]), s.Also)
 }
 
 // demoteInPartition takes a node's vote while a cable is cut, and gives it back.
