@@ -1,5 +1,5 @@
 // Program failover measures how long writes are away after the leader of three nodes was killed, and how long while it
-// hands over: `make bench-failover`.
+// hands over: `make bench-failover`. docs/failover.md has the method, and gets the figures.
 package main
 
 import (
@@ -25,15 +25,16 @@ import (
 )
 
 type options struct {
-	hizod, dir, out string
-	trials, writers int
+	hizod, dir, out, only string
+	trials, writers       int
 }
 
 func main() {
 	var o options
 	flag.StringVar(&o.hizod, "hizod", "bin/hizod", "path of the hizod binary")
 	flag.StringVar(&o.dir, "dir", "build/failover", "working directory; emptied first")
-	flag.StringVar(&o.out, "out", "", "write the report as Markdown to this file too")
+	flag.StringVar(&o.out, "out", "", "put the figures between the marks of this file too")
+	flag.StringVar(&o.only, "only", "", "kinds of trials, divided by commas: kill, transfer, term; default all")
 	flag.IntVar(&o.trials, "trials", 20, "trials of each kind")
 	flag.IntVar(&o.writers, "writers", 16, "closed-loop clients that write all the time")
 	flag.Parse()
@@ -48,14 +49,16 @@ func main() {
 
 // kind of end for a leader.
 type kind struct {
-	name string
-	sig  syscall.Signal
-	aim  time.Duration
+	id, name string
+	sig      syscall.Signal // 0: it hands over and lives on
+	aim      time.Duration
+	bucket   time.Duration // of the histogram
 }
 
 var kinds = []kind{
-	{"leader killed (SIGKILL)", syscall.SIGKILL, time.Second},
-	{"leader asked to end (SIGTERM): it hands over first", syscall.SIGTERM, 100 * time.Millisecond},
+	{"kill", "killed (SIGKILL)", syscall.SIGKILL, time.Second, 100 * time.Millisecond},
+	{"transfer", "hands over (`hizo cluster transfer-leader`)", 0, 100 * time.Millisecond, 10 * time.Millisecond},
+	{"term", "ends (SIGTERM): hands over first", syscall.SIGTERM, 100 * time.Millisecond, 10 * time.Millisecond},
 }
 
 func measure(ctx context.Context, o options, out io.Writer) (err error) {
@@ -73,18 +76,21 @@ func measure(ctx context.Context, o options, out io.Writer) (err error) {
 	defer wg.Wait()
 	defer stop()
 
-	var b strings.Builder
-	fmt.Fprintf(&b, "# Fail-over\n\nMeasured by `make bench-failover` on %s: %d CPUs, %s. Three `hizod server` processes on loopback at default settings,\n%d clients that write all the time. Gap: from the signal to the first write that began after it and was acknowledged.\nStall: the longest that any one of the clients waited.\n\n", time.Now().UTC().Format(time.DateOnly), runtime.NumCPU(), runtime.Version(), o.writers)
-	b.WriteString("| | trials | aim | within the aim | gap p50 | p90 | p95 | longest | stall p50 | longest |\n|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|\n")
+	var b, histograms strings.Builder
+	fmt.Fprintf(&b, "Measured by `make bench-failover` on %s: %d CPUs, %s, three `hizod server` processes on loopback at default settings,\n%d clients that write all the time.\n\n", time.Now().UTC().Format(time.DateOnly), runtime.NumCPU(), runtime.Version(), o.writers)
+	b.WriteString("| the leader | trials | aim | within the aim | gap p50 | p90 | p95 | longest | stall p50 | longest |\n|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|\n")
 	for _, k := range kinds {
+		if o.only != "" && !slices.Contains(strings.Split(o.only, ","), k.id) {
+			continue
+		}
 		var gaps, stalls []time.Duration
 		within := 0
 		for i := range o.trials {
 			gap, stall, err := c.trial(ctx, w, k.sig)
 			if err != nil {
-				return fmt.Errorf("%s, trial %d: %w", k.name, i+1, err)
+				return fmt.Errorf("%s, trial %d: %w", k.id, i+1, err)
 			}
-			fmt.Fprintf(out, "%s %2d: gap %v, longest stall %v\n", k.name, i+1, gap.Round(time.Millisecond), stall.Round(time.Millisecond))
+			fmt.Fprintf(out, "%s %2d: gap %v, longest stall %v\n", k.id, i+1, gap.Round(time.Millisecond), stall.Round(time.Millisecond))
 			gaps, stalls = append(gaps, gap), append(stalls, stall)
 			if gap <= k.aim {
 				within++
@@ -94,6 +100,7 @@ func measure(ctx context.Context, o options, out io.Writer) (err error) {
 		slices.Sort(stalls)
 		fmt.Fprintf(&b, "| %s | %d | %v | **%d** | %s | %s | %s | %s | %s | %s |\n", k.name, len(gaps), k.aim, within,
 			ms(at(gaps, 50)), ms(at(gaps, 90)), ms(at(gaps, 95)), ms(gaps[len(gaps)-1]), ms(at(stalls, 50)), ms(stalls[len(stalls)-1]))
+		histograms.WriteString(histogram(k, gaps))
 	}
 	stop()
 	wg.Wait()
@@ -101,12 +108,45 @@ func measure(ctx context.Context, o options, out io.Writer) (err error) {
 	if err != nil {
 		return err
 	}
-	b.WriteString("\n" + verdict + "\n")
+	fmt.Fprintf(&b, "\n%s\n\n```\n%s```\n", verdict, histograms.String())
 	fmt.Fprint(out, "\n", b.String())
 	if o.out != "" {
-		return os.WriteFile(o.out, []byte(b.String()), 0o644)
+		return insert(o.out, b.String())
 	}
 	return nil
+}
+
+// histogram draws sorted gaps in buckets.
+func histogram(k kind, gaps []time.Duration) string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "gap, %s\n", k.id)
+	for from, i := gaps[0].Truncate(k.bucket), 0; i < len(gaps); from += k.bucket {
+		n := 0
+		for ; i < len(gaps) && gaps[i] < from+k.bucket; i++ {
+			n++
+		}
+		fmt.Fprintf(&b, "%s\n", strings.TrimRight(fmt.Sprintf("%5d to %4d ms %3d %s", from.Milliseconds(), (from+k.bucket).Milliseconds(), n, strings.Repeat("#", n)), " "))
+	}
+	return b.String()
+}
+
+// Marks of the part of the documentation that this program writes.
+const (
+	figures = "<!-- figures of make bench-failover: begin -->\n"
+	ending  = "<!-- figures of make bench-failover: end -->\n"
+)
+
+func insert(path, text string) error {
+	doc, err := os.ReadFile(path)
+	if err != nil {
+		return err
+	}
+	before, rest, ok := strings.Cut(string(doc), figures)
+	_, after, there := strings.Cut(rest, ending)
+	if !ok || !there {
+		return fmt.Errorf("%s has no marks for the figures", path)
+	}
+	return os.WriteFile(path, []byte(before+figures+"\n"+text+"\n"+ending+after), 0o644)
 }
 
 func at(sorted []time.Duration, percent int) time.Duration {
@@ -275,7 +315,12 @@ func (c *cluster) trial(ctx context.Context, w *writers, sig syscall.Signal) (ga
 		return 0, 0, err
 	}
 	watch := w.watch()
-	if err := syscall.Kill(pid, sig); err != nil {
+	if sig == 0 {
+		_, err = c.status.Cluster().TransferLeader(ctx, &hizov1.TransferLeaderRequest{})
+	} else {
+		err = syscall.Kill(pid, sig)
+	}
+	if err != nil {
 		return 0, 0, err
 	}
 	select {
@@ -284,6 +329,9 @@ func (c *cluster) trial(ctx context.Context, w *writers, sig syscall.Signal) (ga
 		return 0, 0, errors.New("no write was acknowledged for 30 s")
 	}
 	stall = w.longest(watch)
+	if sig == 0 {
+		return gap, stall, nil
+	}
 	if err := await(ctx, "the process has ended", func() error {
 		if syscall.Kill(pid, 0) == nil && !c.reaped(leader) {
 			return errors.New("it has not")
