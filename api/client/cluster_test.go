@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"testing"
 
 	"github.com/hizo/hizo/api/apitest"
@@ -76,4 +77,66 @@ func TestFailOverOfARealCluster(t *testing.T) {
 	if !unknown && !client.IsReason(err, hizov1.ReasonNotLeader) {
 		t.Errorf("a minority answered %v", err)
 	}
+}
+
+// Leadership moves under load, a node is shut down in an orderly way and comes back: calls take longer, and none fails.
+func TestPlannedChangesFailNoCall(t *testing.T) {
+	if testing.Short() {
+		t.Skip("starts a cluster")
+	}
+	c := apitest.Start(t, apitest.Options{})
+	c.Vault("ml")
+	const clients = 4
+	var done sync.WaitGroup
+	var acked atomic.Int64
+	stop := make(chan struct{})
+	for i := range clients {
+		cl, err := client.New(client.Config{Addrs: c.Addrs(), CA: c.CA, Token: client.Token(c.Engineer.Token)})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer cl.Close()
+		done.Go(func() {
+			path := fmt.Sprintf("client/%d", i)
+			for n := uint32(1); ; n++ {
+				select {
+				case <-stop:
+					return
+				default:
+				}
+				put, err := cl.Secrets().Put(t.Context(), &hizov1.PutRequest{Vault: "ml", Path: path, Fields: map[string][]byte{"f": []byte("x")}})
+				if err != nil || put.GetVersion() != n {
+					t.Errorf("client %d, put %d: version %d, %v", i, n, put.GetVersion(), err)
+					return
+				}
+				got, err := cl.Secrets().Reveal(t.Context(), &hizov1.RevealRequest{Vault: "ml", Path: path})
+				if err != nil || got.GetVersion() != n {
+					t.Errorf("client %d, reveal %d: version %d, %v", i, n, got.GetVersion(), err)
+					return
+				}
+				acked.Add(1)
+			}
+		})
+	}
+	progress := func(what string) {
+		before := acked.Load()
+		c.Await("calls after "+what, func() bool { return t.Failed() || acked.Load() > before+2*clients })
+	}
+	progress("the start")
+	for range 3 {
+		if _, err := c.Engineer.Cluster().TransferLeader(t.Context(), &hizov1.TransferLeaderRequest{}); err != nil {
+			t.Error(err)
+		}
+		progress("a hand-over")
+	}
+	leader := c.Leader()
+	if err := leader.TransferLeadership(t.Context(), ""); err != nil { // as hizod does before it closes its door
+		t.Log(err)
+	}
+	c.Stop(leader)
+	progress("an orderly end")
+	c.Restart(leader)
+	progress("a return")
+	close(stop)
+	done.Wait()
 }
