@@ -54,6 +54,11 @@ func TestDeployedConfigurations(t *testing.T) {
 
 func renderConfig(t *testing.T, entrypoint, template, node string, env ...string) *Config {
 	t.Helper()
+	for _, read := range []string{entrypoint, template} { // go test has to know what the result rests on
+		if _, err := os.Stat(read); err != nil {
+			t.Fatal(err)
+		}
+	}
 	cmd := exec.Command(entrypoint, "render")
 	cmd.Env = append(env, "PATH="+os.Getenv("PATH"), "HIZO_NODE="+node, "HIZO_FIRST=n1", "HIZO_TEMPLATE="+template)
 	out, err := cmd.Output()
