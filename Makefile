@@ -28,11 +28,12 @@ demo: build ## Three nodes, a credential, a training job, a killed leader, the a
 	@deploy/demo/demo.sh
 
 # The race detector makes building and running many times slower, and processes are not built with it anyway. RACE=1 has it
-# on for the packages in which goroutines meet on data of their own, and for the tests of the state machine in which readers
-# meet its one writer. `make race` has it everywhere.
-RACE_PKG  = ./cluster ./cluster/lease ./cluster/logstore ./cluster/clustertest ./transport ./api/client/... ./api/auth ./crypto/...
-RACE_FSM  = TestReadersDuringSwap|TestUnderRaft
-PLAIN_PKG = ./api ./api/apitest ./api/audit ./api/auth/... ./api/bootstrap ./api/inject ./api/name ./api/observe ./api/policy ./api/seal \
+# on for the packages in which goroutines meet on data of their own, for those tests of a whole cluster in which most of its
+# goroutines do, and for the tests of the state machine in which readers meet its one writer. `make race` has it everywhere.
+RACE_PKG     = ./cluster/lease ./cluster/logstore ./cluster/clustertest ./transport ./api/client/... ./api/auth ./crypto/...
+RACE_CLUSTER = TestSim$$|TestConcurrentRecords|TestGroupCommit|TestProposalOutcomes|TestHolding|TestShutdownAnswers|TestKillLeader|TestTransferUnderLoad|TestForwardedRecords|TestColdRestart$$
+RACE_FSM     = TestReadersDuringSwap|TestUnderRaft
+PLAIN_PKG = ./cluster ./api ./api/apitest ./api/audit ./api/auth/... ./api/bootstrap ./api/inject ./api/name ./api/observe ./api/policy ./api/seal \
 	./cluster/rotate/... ./cluster/backup/... ./fsm/... ./chaos/... ./cmd/... ./deploy/...
 
 .PHONY: test
@@ -40,6 +41,7 @@ test: ## Run every test (installs SoftHSM2 and the database servers when missing
 	@tools/install-deps.sh gcc softhsm2 python3 postgresql mariadb-server redis-server
 ifdef RACE
 	$(GO) test -race -timeout 10m $(RACE_PKG)
+	$(GO) test -race -timeout 10m ./cluster -run '$(RACE_CLUSTER)'
 	$(GO) test -race -timeout 10m ./fsm -run '$(RACE_FSM)'
 	$(GO) test -timeout 10m $(PLAIN_PKG)
 else
@@ -108,6 +110,12 @@ imports: tools ## Packages import each other in one direction only
 generated: tools ## Generated code matches the .proto files
 	@tools/install-deps.sh --require protobuf-compiler
 	@tools/generate.sh --check $(TOOLS)
+
+.PHONY: tested
+tested: ## Every package with tests is among those that RACE=1 runs
+	@left=$$(comm -23 <($(GO) list -f '{{if or .TestGoFiles .XTestGoFiles}}{{.ImportPath}}{{end}}' ./... | sort -u) \
+	  <($(GO) list $(RACE_PKG) $(PLAIN_PKG) | sort -u)); \
+	if [ -n "$$left" ]; then echo "in neither RACE_PKG nor PLAIN_PKG: $$left"; exit 1; fi
 
 .PHONY: vet
 vet: ## go vet, in every module
