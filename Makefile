@@ -30,7 +30,7 @@ demo: build ## Three nodes, a credential, a training job, a killed leader, the a
 # The race detector makes building and running many times slower, and processes are not built with it anyway. RACE=1 has it
 # on for the packages in which goroutines meet on data of their own, for those tests of a whole cluster in which most of its
 # goroutines do, and for the tests of the state machine in which readers meet its one writer. `make race` has it everywhere.
-RACE_PKG     = ./cluster/lease ./cluster/logstore ./cluster/clustertest ./transport ./api/client/... ./api/auth ./crypto/...
+RACE_PKG     = ./cluster/lease ./cluster/meter ./cluster/logstore ./cluster/clustertest ./transport ./api/client/... ./api/auth ./crypto/...
 RACE_CLUSTER = TestSim$$|TestConcurrentRecords|TestGroupCommit|TestProposalOutcomes|TestHolding|TestShutdownAnswers|TestKillLeader|TestTransferUnderLoad|TestForwardedRecords|TestColdRestart$$
 RACE_FSM     = TestReadersDuringSwap|TestUnderRaft
 PLAIN_PKG = ./cluster ./api ./api/apitest ./api/audit ./api/auth/... ./api/bootstrap ./api/inject ./api/name ./api/observe ./api/policy ./api/seal \
