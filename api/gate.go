@@ -40,6 +40,7 @@ type gate struct {
 	federation federation
 	floods     *floods
 	meters     *meters
+	tracer     Tracer // may be nil
 }
 
 // footing is what a call stands on: the state and the keys of an unsealed leader.
@@ -280,7 +281,9 @@ func (g *gate) try(ctx context.Context, c *call, r *round) (*answer, error) {
 		return nil, err
 	}
 	cmd.Reads = r.reads
-	result, err := g.proposer(c)(ctx, cmd)
+	committing, end := g.traceStep(ctx, "commit")
+	result, err := g.proposer(c)(committing, cmd)
+	end(codeOf(err))
 	if err != nil {
 		return nil, err
 	}

@@ -80,6 +80,7 @@ type Config struct {
 	Passwords      auth.Params      // zero: auth.DefaultParams
 	Clock          func() time.Time // nil: time.Now
 	Logger         *slog.Logger
+	Tracer         Tracer // nil: nobody follows calls
 	Version        string
 }
 
@@ -132,7 +133,7 @@ func NewServer(c Config) (*Server, error) {
 	}
 	s.gate = &gate{
 		node: c.Node, limits: c.Limits, clock: c.Clock, log: s.log,
-		callers: newCallers(), verdict: newVerdicts(), floods: newFloods(c.Limits), meters: s.meters,
+		callers: newCallers(), verdict: newVerdicts(), floods: newFloods(c.Limits), meters: s.meters, tracer: c.Tracer,
 		federation: federation{fetcher: issuer.NewFetcher(time.Now, s.log)},
 	}
 	s.streams, s.hub = newStreams(c.Limits.Watchers, c.Limits.WatchersEach), newHub(c.Node.Store())

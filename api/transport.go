@@ -116,11 +116,13 @@ func (s *Server) verifyOwn(cert *x509.Certificate) error {
 // what a panic says of them.
 func (s *Server) unary(ctx context.Context, req any, info *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (out any, err error) {
 	begin := time.Now()
+	ctx, end := s.traceCall(ctx, info.FullMethod)
 	defer func() {
 		if p := recover(); p != nil {
 			out, err = nil, s.panicked(info.FullMethod, p)
 		}
 		err = s.finish(ctx, info.FullMethod, begin, err)
+		end(status.Code(err))
 	}()
 	s.atLeader(ctx, info.FullMethod)
 	return handler(ctx, req)

@@ -130,7 +130,16 @@ type DiskConfig struct {
 
 // ObserveConfig is the listener for probes and metrics: plain HTTP without credentials, so not for everybody's network.
 type ObserveConfig struct {
-	Listen string `yaml:"listen"` // empty: no listener
+	Listen string        `yaml:"listen"` // empty: no listener
+	Traces *TracesConfig `yaml:"traces"` // absent: none
+}
+
+// TracesConfig says where traces of calls go.
+type TracesConfig struct {
+	Endpoint  string   `yaml:"endpoint"`  // HOST:PORT of an OpenTelemetry collector (OTLP over gRPC)
+	Plaintext bool     `yaml:"plaintext"` // without TLS, for a collector on this machine
+	CAFile    string   `yaml:"ca_file"`   // default: the system's
+	Sample    *float64 `yaml:"sample"`    // part of the traces that is kept, 0 to 1; default 0.01
 }
 
 // LogConfig of the server's own log on standard error.
@@ -239,6 +248,17 @@ func (c *Config) check() error {
 	if c.Observe.Listen != "" {
 		if _, _, err := net.SplitHostPort(c.Observe.Listen); err != nil {
 			bad("observe.listen: %q is not HOST:PORT", c.Observe.Listen)
+		}
+	}
+	if t := c.Observe.Traces; t != nil {
+		if _, _, err := net.SplitHostPort(t.Endpoint); err != nil {
+			bad("observe.traces.endpoint: %q is not HOST:PORT", t.Endpoint)
+		}
+		if t.Plaintext && t.CAFile != "" {
+			bad("observe.traces: plaintext and ca_file contradict each other")
+		}
+		if t.Sample != nil && !(*t.Sample >= 0 && *t.Sample <= 1) {
+			bad("observe.traces.sample: %v is not between 0 and 1", *t.Sample)
 		}
 	}
 	for _, cidr := range c.Gossip.CIDRs {

@@ -1,7 +1,10 @@
 package main
 
 import (
+	"context"
+	"errors"
 	"log/slog"
+	"time"
 
 	"github.com/hizo/hizo/api"
 	"github.com/hizo/hizo/api/observe"
@@ -9,19 +12,38 @@ import (
 	"github.com/hizo/hizo/crypto/seal"
 )
 
-// observing is the observe listener, or nothing where the configuration has none.
-type observing struct{ *observe.Server }
+// observing is the observe listener and the traces, each nil where the configuration has none.
+type observing struct {
+	*observe.Server
+	traces *observe.Traces
+}
 
-func startObserving(cfg *Config, log *slog.Logger) (observing, error) {
+// defaultSample is small: a trace of each request would cost more than the request.
+const defaultSample = 0.01
+
+func startObserving(cfg *Config, log *slog.Logger) (o observing, err error) {
+	if t := cfg.Observe.Traces; t != nil {
+		sample := defaultSample
+		if t.Sample != nil {
+			sample = *t.Sample
+		}
+		o.traces, err = observe.NewTraces(context.Background(), observe.TracesConfig{
+			Endpoint: t.Endpoint, Plaintext: t.Plaintext, CAFile: t.CAFile, Sample: sample, Node: cfg.Node, Version: version(), Logger: log,
+		})
+		if err != nil {
+			return o, err
+		}
+	}
 	if cfg.Observe.Listen == "" {
-		return observing{}, nil
+		return o, nil
 	}
 	s, err := observe.Listen(observe.Config{Listen: cfg.Observe.Listen, Node: cfg.Node, Version: version(), Logger: log})
 	if err != nil {
-		return observing{}, err
+		return o, errors.Join(err, o.Close())
 	}
 	log.Info("probes and metrics: /healthz, /readyz, /metrics", "address", "http://"+s.Addr())
-	return observing{s}, nil
+	o.Server = s
+	return o, nil
 }
 
 // Attach shows the node.
@@ -38,10 +60,24 @@ func (o observing) Stopping() {
 	}
 }
 
-// Close ends it.
-func (o observing) Close() error {
-	if o.Server == nil {
+// Tracer is what the API tells of its calls, nil where nobody wants to know.
+func (o observing) Tracer() api.Tracer {
+	if o.traces == nil {
 		return nil
 	}
-	return o.Server.Close()
+	return o.traces
+}
+
+// Close ends them.
+func (o observing) Close() error {
+	var err error
+	if o.Server != nil {
+		err = o.Server.Close()
+	}
+	if o.traces != nil {
+		closing, cancel := context.WithTimeout(context.Background(), time.Second)
+		defer cancel()
+		_ = o.traces.Close(closing) // spans that a collector did not take are lost, and that was said before
+	}
+	return err
 }

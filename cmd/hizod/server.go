@@ -148,6 +148,7 @@ func serve(ctx context.Context, cfg *Config, log *slog.Logger) (err error) {
 	if backups != nil {
 		serving.Backups = backupsOf{backups, node}
 	}
+	serving.Tracer = watch.Tracer()
 	srv, err := api.NewServer(serving)
 	if err != nil {
 		return err
