@@ -318,6 +318,8 @@ type node struct {
 	dir  string // config.yaml, data, hsm, log
 	addr string // for clients
 	env  []string
+	// program is another build of hizod; empty for the one under test.
+	program string
 
 	cmd  *exec.Cmd
 	done chan struct{} // closed when the process has ended
@@ -333,7 +335,11 @@ func (n *node) start() {
 		n.lab.t.Fatal(err)
 	}
 	defer log.Close()
-	cmd := exec.Command(filepath.Join(bin, "hizod"), "server", "--config", n.path("config.yaml"))
+	program := n.program
+	if program == "" {
+		program = filepath.Join(bin, "hizod")
+	}
+	cmd := exec.Command(program, "server", "--config", n.path("config.yaml"))
 	cmd.Env = append([]string{"PATH=" + os.Getenv("PATH")}, n.env...)
 	cmd.Stdout, cmd.Stderr = log, log
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
