@@ -150,7 +150,7 @@ func (s *clusterService) SetMembership(ctx context.Context, req *hizov1.SetMembe
 		return nil, invalid("stabilise_ms", "the stabilisation time is between 0 and %v", maxStabilise)
 	}
 	if req.GetCleanUpAfterMs() != 0 && (req.GetCleanUpAfterMs() < minCleanUp.Milliseconds() || req.GetCleanUpAfterMs() > maxCleanUp.Milliseconds()) {
-		return nil, invalid("clean_up_after_ms", "members are removed after %v at the earliest and %v at the latest, or never (0)", minCleanUp, maxCleanUp)
+		return nil, invalid("clean_up_after_ms", "members are removed after %v at the earliest and a year at the latest, or never (0)", minCleanUp)
 	}
 	t := onSystem(policy.ClusterConfigure)
 	if req.StabiliseMs != nil {

@@ -166,13 +166,13 @@ type QuorumError struct {
 func (e *QuorumError) Error() string {
 	switch {
 	case e.DemoteFirst:
-		return fmt.Sprintf("%d of the other voters answer, and until it is gone deciding takes %d (silent: %s): demote it first (hizo cluster demote)",
+		return fmt.Sprintf("other voters that answer: %d, and as long as it counts deciding takes %d (silent: %s): demote it first (hizo cluster demote)",
 			e.Answer, e.Needed, strings.Join(e.Silent, ", "))
 	case len(e.Silent) > 0:
-		return fmt.Sprintf("%d of the other voters answer, and it takes %d (silent: %s): bring them back first, or remove those that are gone for good",
+		return fmt.Sprintf("other voters that answer: %d, and it takes %d (silent: %s): bring them back first, or remove those that are gone for good",
 			e.Answer, e.Needed, strings.Join(e.Silent, ", "))
 	}
-	return fmt.Sprintf("%d other voters are left, and it takes %d: give another member a vote first (hizo cluster promote, hizo cluster join-token)", e.Answer, e.Needed)
+	return fmt.Sprintf("other voters: %d, and it takes %d: give another member a vote first (hizo cluster promote, hizo cluster join-token)", e.Answer, e.Needed)
 }
 
 // LoseVote says whether the cluster goes on if a member stops voting: enough of the other voters answer now, for the

@@ -38,7 +38,7 @@ var (
 	// ErrNotMember: the key or the id at the other end is in no membership entry.
 	ErrNotMember = errors.New("not a member of this cluster; join it first, or ask whether it was removed (hizo cluster members)")
 	// ErrNoRaft: the other end is a member, but may not open Raft streams.
-	ErrNoRaft = errors.New("this member is not approved, or is quarantined: it opens no Raft streams (hizo cluster approve)")
+	ErrNoRaft = errors.New("this member has no vote, is not approved, or is quarantined: it opens no Raft streams (hizo cluster members)")
 	// ErrWrongKey: the other end proved another key than the one pinned for it.
 	ErrWrongKey = errors.New("the node at this address has another identity key than the one pinned for it; check the address, or remove and join the node again if its HSM was replaced")
 	// ErrRefused: the other end ended the stream before admitting it.
