@@ -281,9 +281,7 @@ func (g *gate) try(ctx context.Context, c *call, r *round) (*answer, error) {
 		return nil, err
 	}
 	cmd.Reads = r.reads
-	committing, end := g.traceStep(ctx, "commit")
-	result, err := g.proposer(c)(committing, cmd)
-	end(codeOf(err))
+	result, err := g.proposer(c)(ctx, cmd)
 	if err != nil {
 		return nil, err
 	}
@@ -382,11 +380,11 @@ func (g *gate) fail(ctx context.Context, c *call, r *round, verdicts []*verdict,
 func (g *gate) proposer(c *call) func(context.Context, fsm.Command) (fsm.Result, error) {
 	switch {
 	case c.propose != nil:
-		return c.propose
+		return g.traced(c.propose)
 	case c.anywhere:
-		return g.node.ForwardRecord
+		return g.traced(g.node.ForwardRecord)
 	}
-	return g.node.Propose
+	return g.traced(g.node.Propose)
 }
 
 // awaitToken gives a follower a moment to hear of a login that its client has just had elsewhere.

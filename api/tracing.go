@@ -5,6 +5,8 @@ import (
 
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/metadata"
+
+	"github.com/hizo/hizo/fsm"
 )
 
 // Tracer follows calls through this node; package observe has one. It is told names from the code and outcomes, never
@@ -35,12 +37,20 @@ func (s *Server) traceCall(ctx context.Context, method string) (context.Context,
 // tracedKey marks the context of a call that has a span. Streams have none: they last for as long as somebody listens.
 type tracedKey struct{}
 
-// traceStep begins the span of a step of a call.
-func (g *gate) traceStep(ctx context.Context, name string) (context.Context, func(codes.Code)) {
-	if g.tracer == nil || ctx.Value(tracedKey{}) == nil {
-		return ctx, untraced
+// traced has a span around proposing: the wait in the queue, the commit, and Apply.
+func (g *gate) traced(propose func(context.Context, fsm.Command) (fsm.Result, error)) func(context.Context, fsm.Command) (fsm.Result, error) {
+	if g.tracer == nil {
+		return propose
 	}
-	return g.tracer.Begin(ctx, name, "")
+	return func(ctx context.Context, cmd fsm.Command) (fsm.Result, error) {
+		if ctx.Value(tracedKey{}) == nil {
+			return propose(ctx, cmd)
+		}
+		within, end := g.tracer.Begin(ctx, "commit", "")
+		result, err := propose(within, cmd)
+		end(codeOf(err))
+		return result, err
+	}
 }
 
 // codeOf is the status code that an error will have.
