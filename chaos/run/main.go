@@ -47,10 +47,18 @@ func main() {
 	flag.StringVar(&o.hsm, "hsm", "auto", "auto, softhsm or software")
 	flag.StringVar(&o.disks, "disks", "auto", "fuse: data on disks that can be made bad ones (FUSE); plain: not; auto: as the seed has it, where the machine can")
 	flag.StringVar(&o.results, "results", "", "append a line for each seed to this file")
+	sum := flag.String("sum", "", "run nothing: add up what -results has written to this file")
 	flag.StringVar(&o.faults, "faults", "", "only these faults, separated by commas")
 	flag.BoolVar(&o.keep, "keep", false, "keep the directories of runs that passed")
 	flag.BoolVar(&o.require, "require", false, "fail where the machine can't have a lab, instead of skipping")
 	flag.Parse()
+	if *sum != "" {
+		if err := addUp(*sum, os.Stdout); err != nil {
+			fmt.Fprintln(os.Stderr, "chaos:", err)
+			os.Exit(1)
+		}
+		return
+	}
 	os.Exit(program(o))
 }
 
