@@ -132,7 +132,7 @@ func (s *Scene) provoke(ctx context.Context, part string) error {
 		if err := s.C.Net.Set(s.name, rules...); err != nil {
 			return err
 		}
-		s.fill(ctx, 3<<20)
+		s.fill(ctx, 3<<19)
 		if err := s.C.Net.Set(s.name); err != nil {
 			return err
 		}

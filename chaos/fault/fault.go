@@ -135,6 +135,17 @@ func sleep(ctx context.Context, d time.Duration) bool {
 	}
 }
 
+// awaitEffect gives a fault that needs the cluster's consent some more time for it.
+func (s *Scene) awaitEffect(ctx context.Context, limit time.Duration) {
+	took := func() bool {
+		s.plan.mu.Lock()
+		defer s.plan.mu.Unlock()
+		return s.plan.took[s.name]
+	}
+	for end := time.Now().Add(limit); !took() && time.Now().Before(end) && sleep(ctx, 50*time.Millisecond); {
+	}
+}
+
 // between is a random duration.
 func (s *Scene) between(least, most time.Duration) time.Duration {
 	return least + time.Duration(s.Rand.Int64N(int64(most-least)))

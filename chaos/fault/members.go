@@ -77,8 +77,7 @@ func removeInPartition(ctx context.Context, s *Scene) (Lift, error) {
 		if err := lift(ctx); err != nil {
 			return err
 		}
-		// With the cables whole, a removal that hung can end.
-		sleep(ctx, 2*time.Second)
+		s.awaitEffect(ctx, 6*time.Second) // with the cables whole, a removal that hung can end
 		return stop(ctx)
 	}, nil
 }
@@ -125,7 +124,8 @@ func demoteInPartition(ctx context.Context, s *Scene) (Lift, error) {
 		if err := lift(ctx); err != nil {
 			return err
 		}
-		sleep(ctx, s.between(0, 2*time.Second))
+		s.awaitEffect(ctx, 6*time.Second)
+		sleep(ctx, s.between(0, time.Second))
 		if err := stop(ctx); err != nil {
 			return err
 		}

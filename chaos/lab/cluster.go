@@ -60,7 +60,7 @@ gossip: {listen: "{{.Addr}}:{{.Gossip}}", allowed_cidrs: [10.77.0.0/24]}
   pkcs11: {module: "{{.Module}}", token_label: {{.Label}}, pin_file: "{{.PIN}}"}
 {{else}}seal: {type: software}
 {{end}}{{if .Join}}join: {token_file: "{{.Dir}}/join-token"}
-{{end}}raft: {snapshot_mib: 2}
+{{end}}raft: {snapshot_mib: 1}
 log: {level: info}
 `))
 
