@@ -69,7 +69,7 @@ for one in "${booting[@]}"; do wait "$one"; done
 echo "five machines are up after $((SECONDS - began)) s"
 
 # tidy keeps this machine's paths and apt's progress out of what is shown.
-tidy() { sed -e 's/^.*\r//' -e "s|$work/||g" -e 's/[[:space:]]*$//'; }
+tidy() { sed -e 's/\r*$//' -e 's/^.*\r//' -e "s|$work/||g" -e 's/[[:space:]]*$//'; }
 
 # on WHERE TEXT: runs one block.
 on() {
