@@ -139,10 +139,8 @@ func (w *world) await(what string, ok func() error) {
 			return
 		}
 		if time.Now().After(end) {
-			for _, node := range []string{"n1", "n2", "n3"} {
-				log, _ := w.try("sh", "-c", "podman logs --tail 5 "+w.container(node)+" 2>&1")
-				w.t.Logf("%s: %s", node, log)
-			}
+			logs, _ := w.try("sh", "-c", "for c in $(podman ps -aq); do podman logs --tail 5 $c; done 2>&1")
+			w.t.Log(logs)
 			w.t.Fatalf("%s: %v", what, err)
 		}
 		time.Sleep(100 * time.Millisecond)
@@ -197,14 +195,7 @@ func TestCluster(t *testing.T) {
 	w.cleanUp()
 	t.Cleanup(w.cleanUp)
 
-	const base = "localhost/hizo-base:bookworm"
-	if _, err := w.try("podman", "image", "exists", base); err != nil {
-		w.run("./base.sh", base)
-	}
-	stage("base image")
-	w.env = append(w.env, "BASE="+base)
-	w.run("./build")
-	stage("image")
+	w.image(stage)
 	w.run("./setup")
 	stage("a cluster of three")
 	w.hizo("vault create ml")
@@ -251,6 +242,71 @@ func TestCluster(t *testing.T) {
 		}
 	}
 	stage("removed")
+}
+
+// image makes base and image, as far as they are not there from the last time.
+func (w *world) image(stage func(string, ...any)) {
+	w.t.Helper()
+	const base = "localhost/hizo-base:bookworm"
+	if _, err := w.try("podman", "image", "exists", base); err != nil {
+		w.run("./base.sh", base)
+	}
+	stage("base image")
+	w.env = append(w.env, "BASE="+base)
+	w.run("./build")
+	stage("image")
+}
+
+// A container as the manifests of deploy/kubernetes have it: never root, no capability, nothing that can be written but volumes,
+// mounts that belong to root and the group.
+func TestAsKubernetesStartsIt(t *testing.T) {
+	w := newWorld(t)
+	w.cleanUp()
+	t.Cleanup(w.cleanUp)
+	w.image(t.Logf)
+	temp := t.TempDir()
+	mounts := map[string]os.FileMode{"files": 0o2750, "data": 0o2775, "token": 0o2775, "run": 0o2777}
+	for name, mode := range mounts {
+		w.run("install", "-d", "-m", fmt.Sprintf("%o", mode), "-g", "10001", filepath.Join(temp, name))
+	}
+	for name, text := range map[string]string{"pin": "a PIN of the orchestrator\n", "files/s3-credentials": "other credentials\n"} {
+		path := filepath.Join(temp, name)
+		if err := os.WriteFile(path, []byte(text), 0o440); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Chown(path, 0, 10001); err != nil {
+			t.Fatal(err)
+		}
+	}
+	kubernetes, err := filepath.Abs("../kubernetes/base")
+	if err != nil {
+		t.Fatal(err)
+	}
+	id := w.run("podman", "run", "-d", "--user", "10001:10001", "--cap-drop", "ALL", "--security-opt", "no-new-privileges",
+		"--read-only", "--read-only-tmpfs=false", "-v", temp+"/run:/run/hizo",
+		"-e", "HIZO_NODE=hizo-0", "-e", "HIZO_FIRST=hizo-0", "-e", "HIZO_SOFTHSM=yes", "-e", "HIZO_DOMAIN=hizo-peers.hizo.svc",
+		"-v", temp+"/pin:/run/secrets/pin:ro", "-v", temp+"/files:/run/secrets/node:ro", "-v", kubernetes+":/etc/hizo:ro",
+		"-v", temp+"/data:/var/lib/hizo", "-v", temp+"/token:/var/lib/hizo-token", "localhost/hizo:local")
+	health := []string{"exec", id, "hizod", "health", "--config", "/run/hizo/hizod.yaml"}
+	for i, start := range []string{"first", "second"} {
+		if i > 0 {
+			w.run("podman", "restart", "-t", "10", id)
+		}
+		w.await("the "+start+" start", func() error {
+			_, err := w.try("podman", health...)
+			if err != nil {
+				log, _ := w.try("sh", "-c", "podman logs --tail 3 "+id+" 2>&1")
+				err = fmt.Errorf("%w\n%s", err, log)
+			}
+			return err
+		})
+		if _, err := w.try("podman", append(health, "--ready")...); err == nil || !strings.Contains(err.Error(), "not-initialised") {
+			t.Errorf("ready without a cluster: %v", err)
+		}
+		if got := w.run("podman", "exec", id, "stat", "--format", "%a %U", "/run/hizo/pin", "/run/hizo/s3-credentials"); got != "600 hizo\n600 hizo" {
+			t.Errorf("secrets are copied as %q", got)
+		}
+	}
 }
 
 // confined looks at what a running node can do, and at where the PIN is.
