@@ -76,6 +76,9 @@ func Families() []Family {
 		g("hizo_key_rotations_due", "Rotations of the cluster's own keys that have begun and not ended."),
 		g("hizo_leases", "Leases: held, revoking (their user is about to be dropped), dead (nobody could drop it: hizo lease dead list).", "state"),
 
+		g("hizo_backup_timestamp_seconds", "When the newest backup was made, Unix seconds by cluster time; 0: there is none."),
+		g("hizo_backup_bytes", "Its size."),
+
 		g("hizo_disk_free_bytes", "Free where data_dir lies, for this process."),
 		g("hizo_disk_total_bytes", "Size of that file system."),
 		g("hizo_disk_reserve_bytes", "Below so much free the node takes no writes; 0: it does not look."),
