@@ -107,6 +107,10 @@ func program(o options) int {
 			fmt.Fprintf(os.Stderr, "chaos: seed %d: %v\n", o.seed+uint64(i), err)
 			return 1
 		}
+		if ctx.Err() != nil {
+			fmt.Printf("seed %d was interrupted and tells nothing\n", o.seed+uint64(i))
+			break
+		}
 		fmt.Println(r.line())
 		all.add(r)
 		for _, v := range r.Violations {
