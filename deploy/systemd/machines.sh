@@ -20,18 +20,24 @@ machines_enter() {
   if [ "${MACHINES_INSIDE:-}" != yes ]; then
     mkdir -p "$machines_dir"
     # One cgroup for all, because namespaces leave their cgroups behind when they end.
-    local tree group code=0
-    tree=$(mktemp -d) group=hizo-machines-$$
-    mount -t cgroup2 cgroup2 "$tree"
+    local tree group old code=0
+    group=hizo-machines-$$
+    tree=$(findmnt --noheadings --first-only --types cgroup2 --output TARGET || true)
+    if [ -z "$tree" ]; then
+      tree=/run/hizo-cgroup
+      mkdir -p "$tree"
+      mount -t cgroup2 cgroup2 "$tree"
+    fi
+    for old in "$tree"/hizo-machines-*; do # of one that was killed
+      if grep -qs '^populated 0' "$old/cgroup.events"; then find "$old" -depth -type d -exec rmdir {} +; fi
+    done
     mkdir "$tree/$group"
     (
       echo "$BASHPID" >"$tree/$group/cgroup.procs"
-      MACHINES_INSIDE=yes exec unshare --mount --net --pid --fork --kill-child --mount-proc --propagation private bash "$0" "$@"
+      MACHINES_INSIDE=yes exec setpriv --pdeathsig KILL unshare --mount --net --pid --fork --kill-child --mount-proc --propagation private bash "$0" "$@"
     ) || code=$?
     # A killed process leaves its cgroup in a moment.
     until find "$tree/$group" -depth -type d -exec rmdir {} + 2>/dev/null; do sleep 0.05; done
-    umount "$tree"
-    rmdir "$tree"
     exit "$code"
   fi
   mount -t tmpfs -o mode=700 tmpfs "$machines_dir"
