@@ -88,6 +88,13 @@ tools: ## Build the pinned development tools into build/tools
 	@mkdir -p $(TOOLS)
 	@$(GO) -C tools build -o ../$(TOOLS)/ tool ./importrule
 
+# About 90 s of processor time when nothing is cached, so CI does not build it: the test says that it is skipped.
+.PHONY: s3
+s3: ## Build the pinned S3 server into build/tools and test backups to a bucket against it
+	@mkdir -p $(TOOLS)
+	$(GO) -C tools/s3 build -trimpath -o ../../$(TOOLS)/versitygw github.com/versity/versitygw/cmd/versitygw
+	$(GO) test -count=1 ./cluster/backup/s3
+
 .PHONY: clean
 clean: ## Remove bin/ and build/
 	rm -rf bin build
