@@ -194,7 +194,7 @@ func (s *clusterService) Status(ctx context.Context, _ *hizov1.StatusRequest) (*
 		return out, nil
 	}
 	out.Term, out.LastIndex, out.AppliedIndex = st.Term, st.LastIndex, st.Applied
-	out.ClusterTimeUnixMs = s.node.Store().Time()
+	out.ClusterTimeUnixMs, out.Level = s.node.Store().Time(), s.node.Store().Level()
 	out.Warnings = warnings(st)
 	return out, nil
 }

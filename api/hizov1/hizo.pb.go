@@ -3858,6 +3858,7 @@ type StatusResponse struct {
 	Version           string                 `protobuf:"bytes,17,opt,name=version,proto3" json:"version,omitempty"`
 	ClusterTimeUnixMs int64                  `protobuf:"varint,18,opt,name=cluster_time_unix_ms,json=clusterTimeUnixMs,proto3" json:"cluster_time_unix_ms,omitempty"`
 	Warnings          []string               `protobuf:"bytes,19,rep,name=warnings,proto3" json:"warnings,omitempty"`
+	Level             uint32                 `protobuf:"varint,20,opt,name=level,proto3" json:"level,omitempty"` // feature level that the cluster has agreed on
 	unknownFields     protoimpl.UnknownFields
 	sizeCache         protoimpl.SizeCache
 }
@@ -4023,6 +4024,13 @@ func (x *StatusResponse) GetWarnings() []string {
 		return x.Warnings
 	}
 	return nil
+}
+
+func (x *StatusResponse) GetLevel() uint32 {
+	if x != nil {
+		return x.Level
+	}
+	return 0
 }
 
 type MembersRequest struct {
@@ -5844,7 +5852,7 @@ const file_hizov1_hizo_proto_rawDesc = "" +
 	"\x0eenrolment_code\x18\x04 \x01(\tR\renrolmentCode\x124\n" +
 	"\x16enrolment_expires_unix\x18\x05 \x01(\x03R\x14enrolmentExpiresUnix\x12\x14\n" +
 	"\x05trust\x18\x06 \x01(\tR\x05trust\"\x0f\n" +
-	"\rStatusRequest\"\xd4\x04\n" +
+	"\rStatusRequest\"\xea\x04\n" +
 	"\x0eStatusResponse\x12\x17\n" +
 	"\anode_id\x18\x01 \x01(\tR\x06nodeId\x12\x1d\n" +
 	"\n" +
@@ -5870,7 +5878,8 @@ const file_hizov1_hizo_proto_rawDesc = "" +
 	"\vdevelopment\x18\x10 \x01(\bR\vdevelopment\x12\x18\n" +
 	"\aversion\x18\x11 \x01(\tR\aversion\x12/\n" +
 	"\x14cluster_time_unix_ms\x18\x12 \x01(\x03R\x11clusterTimeUnixMs\x12\x1a\n" +
-	"\bwarnings\x18\x13 \x03(\tR\bwarnings\"\x10\n" +
+	"\bwarnings\x18\x13 \x03(\tR\bwarnings\x12\x14\n" +
+	"\x05level\x18\x14 \x01(\rR\x05level\"\x10\n" +
 	"\x0eMembersRequest\"<\n" +
 	"\x0fMembersResponse\x12)\n" +
 	"\amembers\x18\x01 \x03(\v2\x0f.hizo.v1.MemberR\amembers\"\x9e\x03\n" +

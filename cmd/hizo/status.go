@@ -38,6 +38,9 @@ func (clusterStatusCmd) Run(s *session) error {
 		{"leader", strings.TrimSpace(orDash(best.GetLeaderId()) + " " + best.GetLeaderAddr())},
 		{"cluster time", clockMilli(best.GetClusterTimeUnixMs())},
 	}}
+	if best.GetLevel() > 0 { // with a token only
+		t.add("level", fmt.Sprint(best.GetLevel()))
+	}
 	for _, w := range best.GetWarnings() {
 		t.add("warning", w)
 	}
