@@ -20,7 +20,7 @@ func ExampleNew() {
 		log.Fatal(err)
 	}
 	c, err := client.New(client.Config{
-		Addrs: []string{"hizo.example.org:7901"},
+		Addrs: []string{"hizo.example.org:7300"},
 		CA:    ca,
 		Token: client.TokenFile("/run/hizo/token"),
 	})
