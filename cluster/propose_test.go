@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -355,5 +356,31 @@ func TestEntryTime(t *testing.T) {
 	f.answer <- nil
 	if a := <-w; a.err != nil || a.result.Time != now {
 		t.Fatalf("after the jump: %+v", a)
+	}
+}
+
+// Raft says that this node leads a moment before the term's begin is handled: what comes in between waits, and is
+// answered whichever way the term goes.
+func TestRecordsBeforeATermIsHandled(t *testing.T) {
+	r := newFakeRaft()
+	var leads atomic.Bool
+	p := newProposer(r, func() int64 { return 1000 }, func() LeaderInfo { return LeaderInfo{ID: "n9"} }, leads.Load)
+	t.Cleanup(p.shutdown)
+	leads.Store(true)
+	waits := p.ask(t, t.Context(), "early")
+	p.hold()
+	p.openAt(0, nil)
+	f := <-r.took
+	f.answer <- nil
+	if got := <-waits; got.err != nil {
+		t.Errorf("a term that began: %v", got.err)
+	}
+	p.closeWith(errNotLeading)
+	waits = p.ask(t, t.Context(), "early")
+	leads.Store(false)
+	p.closeWith(errNotLeading) // lost again at once
+	var moved *NotLeaderError
+	if got := <-waits; !errors.As(got.err, &moved) || moved.Leader.ID != "n9" {
+		t.Errorf("a term that did not begin: %v", got.err)
 	}
 }
