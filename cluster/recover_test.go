@@ -91,9 +91,11 @@ func TestRecoverFromLostQuorum(t *testing.T) {
 		change func(*cluster.RecoverRequest)
 		want   error
 	}{
-		"another log is newer":     {behind, func(r *cluster.RecoverRequest) { r.Reports = []string{reportOf(ahead)} }, cluster.ErrNotNewest},
-		"a member is not named":    {ahead, func(r *cluster.RecoverRequest) { r.GiveUp = r.GiveUp[1:] }, cluster.ErrRecoveryPlan},
-		"a majority is left":       {ahead, func(r *cluster.RecoverRequest) { r.Reports, r.GiveUp = append(r.Reports, reportOf(ofLost)), r.GiveUp[1:] }, cluster.ErrQuorumThere},
+		"another log is newer":  {behind, func(r *cluster.RecoverRequest) { r.Reports = []string{reportOf(ahead)} }, cluster.ErrNotNewest},
+		"a member is not named": {ahead, func(r *cluster.RecoverRequest) { r.GiveUp = r.GiveUp[1:] }, cluster.ErrRecoveryPlan},
+		"a majority is left": {ahead, func(r *cluster.RecoverRequest) {
+			r.Reports, r.GiveUp = append(r.Reports, reportOf(ofLost)), r.GiveUp[1:]
+		}, cluster.ErrQuorumThere},
 		"nobody is given up":       {ahead, func(r *cluster.RecoverRequest) { r.GiveUp = nil }, cluster.ErrRecoveryPlan},
 		"a stranger is given up":   {ahead, func(r *cluster.RecoverRequest) { r.GiveUp = append(r.GiveUp, "n9") }, cluster.ErrRecoveryPlan},
 		"a survivor is given up":   {ahead, func(r *cluster.RecoverRequest) { r.GiveUp = append(r.GiveUp, "n2") }, cluster.ErrRecoveryPlan},
