@@ -282,6 +282,9 @@ func (s *auditService) Export(req *hizov1.ExportRequest, stream grpc.ServerStrea
 		}
 		to = newest.Size
 	}
+	if from > to && req.GetTo() == 0 {
+		return invalid("from", "the newest checkpoint covers %d records, and record %d is asked for: if a checkpoint over more was seen, this log was rolled back, as by a restore from a backup", to, from)
+	}
 	if size := a.store.AuditSize(); to > size || from > to {
 		return invalid("to", "the log has %d records: export from at most there, and to at most there", size)
 	}

@@ -225,31 +225,31 @@ func (r *restoring) openRoot(cl fsm.Cluster, p backup.Proof) (keyring.Root, erro
 }
 
 // checkHead holds the audit log against the newest checkpoint that was kept outside.
-func (r *restoring) checkHead() error {
-	size := r.store.AuditSize()
-	head := r.req.Outside
-	if head == nil {
-		if r.req.Waiver != "" {
-			return nil
-		}
-		return fmt.Errorf("%w: without a checkpoint kept outside nobody can tell whether this is the newest backup; "+
+func (r *restoring) checkHead() (err error) {
+	size, head := r.store.AuditSize(), r.req.Outside
+	if r.done.Lost, err = CheckRollback(size, head, r.req.Waiver); err != nil || head == nil || head.Size > size {
+		return err
+	}
+	root, err := r.store.TreeRoot(head.Size)
+	if err == nil && !bytes.Equal(root[:], head.Root) {
+		err = fmt.Errorf("%w: its audit log is another one than the checkpoint of %d records states", ErrNotThisBackup, head.Size)
+	}
+	return err
+}
+
+// CheckRollback says how many records a backup of some is behind a checkpoint, and refuses that without a waiver.
+func CheckRollback(records uint64, head *Head, waiver string) (lost uint64, err error) {
+	switch {
+	case head == nil && waiver == "":
+		return 0, fmt.Errorf("%w: without a checkpoint kept outside nobody can tell whether this is the newest backup; "+
 			"pass the newest one (--checkpoint FILE), or say why there is none (--waive REASON)", ErrRolledBack)
+	case head == nil || head.Size <= records:
+		return 0, nil
+	case waiver == "":
+		return 0, fmt.Errorf("%w: the backup holds %d records, the checkpoint kept outside %d: %d are not in it. Look for a newer backup, "+
+			"or give them up (--waive REASON); keep exports of the old log, they still verify", ErrRolledBack, records, head.Size, head.Size-records)
 	}
-	if head.Size <= size {
-		root, err := r.store.TreeRoot(head.Size)
-		if err != nil {
-			return err
-		}
-		if !bytes.Equal(root[:], head.Root) {
-			return fmt.Errorf("%w: its audit log is another one than the checkpoint of %d records states", ErrNotThisBackup, head.Size)
-		}
-		return nil
-	}
-	if r.done.Lost = head.Size - size; r.req.Waiver != "" {
-		return nil
-	}
-	return fmt.Errorf("%w: the backup holds %d records, the checkpoint kept outside %d: %d are not in it. Look for a newer backup, "+
-		"or give them up (--waive REASON); keep exports of the old log, they still verify", ErrRolledBack, size, head.Size, r.done.Lost)
+	return head.Size - records, nil
 }
 
 // begin turns the state into that of a cluster of this one node.

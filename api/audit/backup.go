@@ -182,7 +182,7 @@ func (s *State) follow(r Record, hash tlog.Hash, live Signers) error {
 	case actionRestore:
 		if !slices.Contains(s.Restores, hash) {
 			return fmt.Errorf("it says that the cluster was restored from a backup. Nothing in the log before can vouch for that: "+
-				"if it was, trust it by the trust file that hizod restore printed (it ends in %x)", hash)
+				"if it was, trust it by the trust file that hizod restore printed, which ends in %s", hex.EncodeToString(hash[:]))
 		}
 		clear(live)
 		s.Restore = restore

@@ -459,3 +459,51 @@ func FuzzVerify(f *testing.F) {
 		_, _ = audit.Verify(bytes.NewReader(export), l.trust().Begin()) // must not panic
 	})
 }
+
+// A restore begins another log, by another signer, at a record that only a trust file vouches for.
+func TestRestoreInTheLog(t *testing.T) {
+	a, r, thief := newNode(t, "n1"), newNode(t, "r1"), newNode(t, "n1")
+	const id = "0011223344556677"
+	restored := func(by *node, origin string) *logBook {
+		l := begin(t, a)
+		l.records(2)
+		l.checkpoint(a)
+		l.add(audit.Record{
+			Principal: "node/r1", Action: "restore", Resource: "cluster",
+			Detail: r.detail() + " origin=" + audit.Origin(clusterID) + "/" + id + " after=" + audit.Origin(clusterID) + " records=3",
+		})
+		l.records(1)
+		n := audit.Note{Checkpoint: l.state()}
+		n.Origin = origin
+		n.Signatures = []audit.Signature{by.sign(t, n.Checkpoint)}
+		if err := l.w.Checkpoint(n.Format()); err != nil {
+			t.Fatal(err)
+		}
+		return l
+	}
+	next := audit.Origin(clusterID) + "/" + id
+	l := restored(r, next)
+	leaf := l.leaves[3]
+	if _, err := l.verify(); err == nil || !strings.Contains(err.Error(), "restored from a backup") {
+		t.Errorf("without trust in it: %v", err)
+	}
+	trust := l.trust()
+	trust.Restores = append(trust.Restores, audit.LeafHash(leaf))
+	if again, err := audit.ParseTrust(trust.String()); err != nil || !reflect.DeepEqual(again, trust) {
+		t.Errorf("%+v, %v", again, err)
+	}
+	report, err := audit.Verify(bytes.NewReader(l.out.Bytes()), trust.Begin())
+	if err != nil || report.State.Origin() != next || len(report.State.Signers) != 1 || report.State.Signers["r1"] == nil {
+		t.Fatalf("%+v, %v", report.State, err)
+	}
+	for name, bad := range map[string]*logBook{
+		"signed by who signed before": restored(a, next), "by a stranger": restored(thief, next), "under the old origin": restored(r, audit.Origin(clusterID)),
+	} {
+		bad.close()
+		trust := bad.trust()
+		trust.Restores = append(trust.Restores, audit.LeafHash(bad.leaves[3]))
+		if _, err := audit.Verify(bytes.NewReader(bad.out.Bytes()), trust.Begin()); err == nil {
+			t.Errorf("%s: verified", name)
+		}
+	}
+}

@@ -110,7 +110,7 @@ func (c *backupVerifyCmd) Run(s *session) error {
 		return fmt.Errorf("NOT VERIFIED: %d members sign, fewer than --min-signers %d", n, c.MinSigners)
 	}
 	if n := len(report.State.Signers); n < 3 && c.MinSigners < 2 {
-		s.note("%d members sign: whoever holds the keys of their majority could have written this backup", n)
+		s.note("the cluster has fewer than three members: whoever holds the keys of their majority could have written this backup")
 	}
 	h := report.Header
 	rows := [][]string{

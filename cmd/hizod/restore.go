@@ -76,6 +76,9 @@ func (c *restoreCmd) restore(ctx context.Context, cfg *Config, log *slog.Logger)
 	if err := cluster.Restorable(cfg.DataDir); err != nil {
 		return err // before anybody is asked for a share
 	}
+	if _, err := cluster.CheckRollback(h.Records, outside, c.Waive); err != nil {
+		return err
+	}
 	seed, who, err := c.operators(h)
 	if err != nil {
 		return err
