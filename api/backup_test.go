@@ -208,6 +208,21 @@ func TestDamagedBackupIsRefused(t *testing.T) {
 			t.Fatalf("cut at %d: %v", at, err)
 		}
 	}
+	// Every letter and digit of the proof, by another one that JSON and base64 take as well.
+	for at := proofAt + 1; at < len(file)-ending; at++ {
+		bad := bytes.Clone(file)
+		switch c := bad[at]; {
+		case c >= '0' && c < '9', c >= 'a' && c < 'z', c >= 'A' && c < 'Z':
+			bad[at]++
+		case c == '9', c == 'z', c == 'Z':
+			bad[at]--
+		default:
+			continue
+		}
+		if _, err := verifyBackup(mended(bad), trust); err == nil {
+			t.Fatalf("%q for %q in the proof: verified", file[at-10:at+10], bad[at-10:at+10])
+		}
+	}
 	if _, err := verifyBackup(append(bytes.Clone(file), '\n'), trust); !errors.Is(err, backup.ErrDamaged) {
 		t.Errorf("a byte behind the end: %v", err)
 	}

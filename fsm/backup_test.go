@@ -95,8 +95,13 @@ func TestRestoreEndsWhatWasGivenOut(t *testing.T) {
 	cursor := w.s.EventsEnd()
 
 	s := restored(t, w.s)
-	if err := s.BeginAnew(anew(s)); err != nil {
+	a := anew(s)
+	a.Time = s.Time() + 1000 // the leases would go on
+	if err := s.BeginAnew(a); err != nil {
 		t.Fatal(err)
+	}
+	if again := restored(t, s); again.EventsEnd().Epoch != a.History {
+		t.Errorf("the history on the disk is %d, want %d", again.EventsEnd().Epoch, a.History)
 	}
 	if _, ok := s.Token(fsmtest.HashOf("t")); ok {
 		t.Error("a token lives")
