@@ -3,6 +3,7 @@ package cluster
 import (
 	"context"
 	"crypto/rand"
+	"time"
 
 	"github.com/hashicorp/raft"
 
@@ -150,3 +151,6 @@ func (n *Node) HandRootOver(ctx context.Context) { n.handRootOver(ctx) }
 func (n *Node) TransferRaw(to string) error {
 	return n.raft.LeadershipTransferToServer(raft.ServerID(to), raft.ServerAddress(to)).Error()
 }
+
+// Begin is a recovery whose process dies before it has rewritten anything.
+func (o *Offline) Begin(ctx context.Context, p *Plan) error { return o.begin(ctx, p, time.Now()) }

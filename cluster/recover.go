@@ -349,13 +349,22 @@ func (o *Offline) Plan(req RecoverRequest) (*Plan, error) {
 
 // Carry carries a plan out.
 func (o *Offline) Carry(ctx context.Context, p *Plan, now time.Time) error {
-	rec := recoveryFile{Stage: recoveryBegun, Record: p.record}
-	rand.Read(rec.Record.ID[:])
-	rec.Record.At = now.UnixMilli()
-	if err := o.n.writeRecovery(ctx, rec); err != nil {
+	if err := o.begin(ctx, p, now); err != nil {
 		return err
 	}
-	return o.rewrite(ctx, rec)
+	return o.Finish(ctx)
+}
+
+// begin is the point from which on there is no way back.
+func (o *Offline) begin(ctx context.Context, p *Plan, now time.Time) error {
+	record := p.record
+	rand.Read(record.ID[:])
+	record.At = now.UnixMilli()
+	if err := o.n.writeRecovery(ctx, recoveryFile{Stage: recoveryBegun, Record: record}); err != nil {
+		return err
+	}
+	o.Found.Begun = &record
+	return nil
 }
 
 // Finish goes on with a recovery that was begun.

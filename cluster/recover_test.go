@@ -2,6 +2,8 @@ package cluster_test
 
 import (
 	"context"
+	"encoding/base64"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"path/filepath"
@@ -41,6 +43,23 @@ func offline(t *testing.T, n *clustertest.Node) stopped {
 	})
 	t.Cleanup(end)
 	return stopped{o, end}
+}
+
+// lie has a report say that its log ends earlier.
+func lie(t *testing.T, report string) string {
+	t.Helper()
+	const prefix = "hizorecover1_"
+	b, err := base64.RawURLEncoding.DecodeString(strings.TrimPrefix(report, prefix))
+	said := map[string]any{}
+	if err == nil {
+		err = json.Unmarshal(b, &said)
+	}
+	said["LastIndex"] = 1
+	if b, err2 := json.Marshal(said); errors.Join(err, err2) == nil {
+		return prefix + base64.RawURLEncoding.EncodeToString(b)
+	}
+	t.Fatal(err)
+	return ""
 }
 
 func note(c *clustertest.Cluster, i int) {
@@ -102,6 +121,7 @@ func TestRecoverFromLostQuorum(t *testing.T) {
 		"nobody says who":          {ahead, func(r *cluster.RecoverRequest) { r.By = "" }, cluster.ErrRecoveryPlan},
 		"a report of this node":    {ahead, func(r *cluster.RecoverRequest) { r.Reports = []string{reportOf(ahead)} }, cluster.ErrReport},
 		"a report that is changed": {ahead, func(r *cluster.RecoverRequest) { r.Reports[0] = strings.ToUpper(r.Reports[0]) }, cluster.ErrReport},
+		"a report that lies":       {ahead, func(r *cluster.RecoverRequest) { r.Reports[0] = lie(t, r.Reports[0]) }, cluster.ErrReport},
 		"a report cut short":       {ahead, func(r *cluster.RecoverRequest) { r.Reports[0] = r.Reports[0][:40] }, cluster.ErrReport},
 	} {
 		req := good
@@ -115,9 +135,21 @@ func TestRecoverFromLostQuorum(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	// The process dies after it has begun: the node does not start on that, and the recovery goes on. It dies again before
+	// it could note that it is through: it goes on once more.
 	end := ahead.Found
-	if err := ahead.Carry(t.Context(), plan, time.Now()); err != nil {
+	if err := ahead.Begin(t.Context(), plan); err != nil {
 		t.Fatal(err)
+	}
+	ahead.close()
+	if err := c.TryRestart(newest); !errors.Is(err, cluster.ErrRecoveryBegun) {
+		t.Errorf("the node starts on half a recovery: %v", err)
+	}
+	ahead = offline(t, newest)
+	for range 2 {
+		if err := ahead.Finish(t.Context()); err != nil {
+			t.Fatal(err)
+		}
 	}
 	for _, o := range []stopped{ahead, behind, ofLost} {
 		o.close()
