@@ -130,6 +130,9 @@ func TestBackupComesBack(t *testing.T) {
 		cl, _ := n.Store().Cluster()
 		return cl.RootGeneration == 2 && !n.Status().Sealed
 	})
+	if at := n.Store().Position(); at.Term <= report.Header.Term+1 {
+		t.Errorf("the log goes on in term %d, the restored state ended in %d", at.Term, report.Header.Term+1)
+	}
 	if s, ok := n.Store().Secret("ml", "db"); !ok || s.Current != 1 {
 		t.Errorf("the secret: %+v", s)
 	}

@@ -53,10 +53,14 @@ func TestClusterScripts(t *testing.T) {
 	if testing.Short() {
 		t.Skip("starts a cluster")
 	}
+	backups := t.TempDir()
 	rotations := rotate.New(rotate.Config{Targets: map[string]target.Target{"generated": target.NewGenerated()}})
 	c := apitest.Start(t, apitest.Options{
 		Options:   clustertest.Options{Duties: func(string) []cluster.Duty { return []cluster.Duty{rotations.Duty} }},
-		Configure: func(conf *api.Config) { conf.Rotations = rotations },
+		Configure: func(conf *api.Config) {
+			conf.Rotations = rotations
+			keepBackups(t, backups, conf)
+		},
 		Leases: func(string) *lease.Engine {
 			return lease.New(lease.Config{Users: map[string]target.Users{"postgresql": target.NewPostgresUsers()}})
 		},
@@ -64,7 +68,10 @@ func TestClusterScripts(t *testing.T) {
 	t.Run("scripts", func(t *testing.T) {
 		testscript.Run(t, testscript.Params{
 			Dir: "testdata/cluster", UpdateScripts: *update, RequireUniqueNames: true, Cmds: awaiting(c),
-			Setup: func(env *testscript.Env) error { return connectScript(c, env) },
+			Setup: func(env *testscript.Env) error {
+				env.Setenv("BACKUPS", backups)
+				return connectScript(c, env)
+			},
 		})
 	})
 	t.Run("federation", func(t *testing.T) { // one after the other: a cluster knows an issuer once
