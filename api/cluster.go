@@ -119,7 +119,7 @@ func (s *clusterService) Init(ctx context.Context, req *hizov1.InitRequest) (*hi
 // trust is what an offline verification begins with.
 func (s *Server) trust() (audit.Trust, error) { return TrustOf(s.node.Store()) }
 
-// TrustOf is the trust in a cluster's audit log as this state has it: its first record, and those of restores.
+// TrustOf is the trust in a cluster's audit log as this state has it: its first record, and those of restores and recoveries.
 func TrustOf(store *fsm.Store) (audit.Trust, error) {
 	c, ok := store.Cluster()
 	if !ok {
@@ -133,6 +133,13 @@ func TrustOf(store *fsm.Store) (audit.Trust, error) {
 	for _, r := range c.Restored {
 		if leaf, err = store.AuditLeaf(r.Record); err != nil {
 			return audit.Trust{}, fmt.Errorf("the record of a restore: %w", err)
+		}
+		trust.Restores = append(trust.Restores, audit.LeafHash(leaf))
+	}
+	recovery, _ := store.Recovery()
+	for _, seq := range recovery.Records {
+		if leaf, err = store.AuditLeaf(seq); err != nil {
+			return audit.Trust{}, fmt.Errorf("the record of a recovery: %w", err)
 		}
 		trust.Restores = append(trust.Restores, audit.LeafHash(leaf))
 	}

@@ -60,7 +60,6 @@ const (
 	recoveryName  = "recovery"
 	recoveryBegun = "begun"
 	recoveryDone  = "done"
-	recoverAction = "recover"
 )
 
 // recoveryFile is what the node remembers until its recovery is in the log.
@@ -452,7 +451,7 @@ func (n *Node) recordRecovery(ctx context.Context, term uint64) {
 	again := time.NewTicker(200 * time.Millisecond)
 	defer again.Stop()
 	for {
-		err := step(fsm.KindRecovered, &record, fsm.CodeExists, fsm.Audit{Action: recoverAction, Resource: "cluster", Decision: fsm.Allowed})
+		err := step(fsm.KindRecovered, &record, fsm.CodeExists, fsm.Audit{Action: fsm.ActionRecover, Resource: "cluster", Decision: fsm.Allowed})
 		for _, id := range record.GivenUp {
 			if err == nil {
 				err = step(fsm.KindMemberRemove, &fsm.MemberRemove{ID: id}, fsm.CodeNotFound,

@@ -346,7 +346,7 @@ func wellFormed(cmd *Command) bool {
 		switch cmd.Audits[i].Decision {
 		case Allowed:
 			switch cmd.Audits[i].Action {
-			case ActionGenesis, ActionJoin, ActionApprove, ActionRemove, ActionBackup, ActionRestore:
+			case ActionGenesis, ActionJoin, ActionApprove, ActionRemove, ActionBackup, ActionRestore, ActionRecover:
 				if own == "" {
 					return false
 				}

@@ -31,6 +31,8 @@ func signerAction(k Kind) string {
 		return ActionRemove
 	case KindBackup:
 		return ActionBackup
+	case KindRecovered:
+		return ActionRecover
 	}
 	return ""
 }

@@ -4,12 +4,17 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"fmt"
+	"slices"
 	"strings"
 )
 
 // When most voters are lost for good, one survivor is made the only voter while it does not run (hizod recover). It says
 // so in the log as soon as it leads: Recovered is the first record of the cluster that goes on, and names the nodes that
 // are members no more. What their disks hold beyond LastIndex is not part of this cluster's history.
+
+// ActionRecover is the action of the leaf, which Apply words: a verification follows the signers by it, where it is
+// trusted.
+const ActionRecover = "recover"
 
 // Recovered records a recovery from a lost quorum, once for each ID.
 type Recovered struct {
@@ -36,7 +41,7 @@ func objGivenUp(key []byte) string {
 // Recovery is the last recovery from a lost quorum.
 type Recovery struct {
 	Recovered Recovered
-	Count     uint32 // how many there were
+	Records   []uint64 // numbers of the audit records of all there were, which a verification has to be told to trust
 	Changed   uint64
 }
 
@@ -77,14 +82,15 @@ func (t *tx) recovered(b *Recovered) outcome {
 		}
 		t.put(objGivenUp(m.Key), &GivenUp{Node: id, By: b.Node, At: b.At, Changed: t.index})
 	}
-	o := &Recovery{Recovered: *b, Count: 1, Changed: t.index}
+	o := &Recovery{Recovered: *b, Changed: t.index}
 	if before != nil {
-		o.Count += before.Count
+		o.Records = slices.Clone(before.Records)
 	}
+	o.Records = append(o.Records, t.size) // this record's leaf is the next one
 	t.put(ObjRecovered, o)
 	out := done()
 	// Apply words it, so that no proposer can say less than happened.
-	out.note = fmt.Sprintf("gave_up=%s survivors=%s last_index=%d last_term=%d at=%d by=%q reason=%q",
+	out.signer = fmt.Sprintf("gave_up=%s survivors=%s last_index=%d last_term=%d at=%d by=%q reason=%q",
 		strings.Join(b.GivenUp, ","), strings.Join(b.Survivors, ","), b.LastIndex, b.LastTerm, b.At, b.By, b.Reason)
 	return out
 }

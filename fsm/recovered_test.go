@@ -55,7 +55,7 @@ func TestRecovered(t *testing.T) {
 		t.Errorf("the leaf says %q: %s", leaf.Action, leaf.Detail)
 	}
 	w.want(fsm.CodeExists, do(record))
-	if r, ok := w.s.Recovery(); !ok || r.Count != 1 || r.Recovered.LastIndex != 40 {
+	if r, ok := w.s.Recovery(); !ok || len(r.Records) != 1 || r.Records[0] != w.s.AuditSize()-2 || r.Recovered.LastIndex != 40 {
 		t.Errorf("the last recovery: %+v", r)
 	}
 	w.ok(w.do(fsm.KindMemberRemove, fsm.MemberRemove{ID: "n3"}))

@@ -161,6 +161,8 @@ func (s *State) follow(r Record, hash tlog.Hash, live Signers) error {
 	}
 	switch r.Action {
 	case actionGenesis, actionApprove, actionRemove, actionRestore:
+	case actionRecover:
+		return s.recover(r, hash, live)
 	default:
 		return nil
 	}
@@ -191,6 +193,27 @@ func (s *State) follow(r Record, hash tlog.Hash, live Signers) error {
 	if r.Action != actionApprove {
 		s.Signers = maps.Clone(live) // trusted by its fingerprint
 	}
+	return nil
+}
+
+// recover takes in that a majority of the signers was given up. What they would have to vouch for, only a trust file can.
+func (s *State) recover(r Record, hash tlog.Hash, live Signers) error {
+	if !slices.Contains(s.Restores, hash) {
+		return fmt.Errorf("it says that most nodes were lost for good and the cluster went on without them (%s). Those that are left cannot vouch "+
+			"for that: if it is so (docs/recovery.md), write %s behind the last word of the trust file's line", r.Detail, hex.EncodeToString(hash[:]))
+	}
+	first, _, _ := strings.Cut(r.Detail, " ")
+	names, ok := strings.CutPrefix(first, "gave_up=")
+	if !ok || names == "" {
+		return ErrLeaf
+	}
+	for node := range strings.SplitSeq(names, ",") {
+		delete(live, node)
+	}
+	if len(live) == 0 {
+		return ErrLeaf
+	}
+	s.Signers = maps.Clone(live) // trusted by its fingerprint
 	return nil
 }
 

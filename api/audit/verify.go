@@ -225,6 +225,7 @@ const (
 	actionRemove  = "remove"
 	actionBackup  = "backup"
 	actionRestore = "restore"
+	actionRecover = "recover"
 	outcomeOK     = 1
 	detailAgain   = "duplicate" // a retry of what was done before
 )

@@ -8,6 +8,7 @@ import (
 	"crypto/sha256"
 	"crypto/x509"
 	"encoding/base64"
+	"encoding/hex"
 	"errors"
 	"flag"
 	"fmt"
@@ -504,6 +505,55 @@ func TestRestoreInTheLog(t *testing.T) {
 		trust.Restores = append(trust.Restores, audit.LeafHash(bad.leaves[3]))
 		if _, err := audit.Verify(bytes.NewReader(bad.out.Bytes()), trust.Begin()); err == nil {
 			t.Errorf("%s: verified", name)
+		}
+	}
+}
+
+// A recovery from a lost quorum gives up most of those who sign. The rest can't vouch for that; a trust file can.
+func TestRecoveryInTheLog(t *testing.T) {
+	a, b, c := newNode(t, "n1"), newNode(t, "n2"), newNode(t, "n3")
+	recovered := func(detail string, by *node) *logBook {
+		l := begin(t, a)
+		l.member("approve", b)
+		l.member("approve", c)
+		l.checkpoint(a)
+		l.records(2)
+		l.checkpoint(a, b)
+		l.add(audit.Record{Principal: "node/n3", Action: "recover", Resource: "cluster", Detail: detail})
+		l.member("remove", a)
+		l.member("remove", b)
+		l.records(1)
+		l.checkpoint(by)
+		return l
+	}
+	const detail = `gave_up=n1,n2 survivors= last_index=7 last_term=2 at=1 by="alice" reason="fire"`
+	l := recovered(detail, c)
+	export := l.close()
+	trust := l.trust()
+	_, err := audit.Verify(bytes.NewReader(export), trust.Begin())
+	hash := audit.LeafHash(l.leaves[5])
+	if err == nil || !strings.Contains(err.Error(), "most nodes were lost for good") || !strings.Contains(err.Error(), hex.EncodeToString(hash[:])) {
+		t.Errorf("without trust in it: %v", err)
+	}
+	// As the message says.
+	trust, err = audit.ParseTrust(trust.String() + " " + hex.EncodeToString(hash[:]))
+	if err != nil {
+		t.Fatal(err)
+	}
+	report, err := audit.Verify(bytes.NewReader(export), trust.Begin())
+	if err != nil || len(report.State.Signers) != 1 || report.State.Signers["n3"] == nil || report.Unsigned != 0 {
+		t.Errorf("with trust in it: %+v, %v", report, err)
+	}
+	for what, bad := range map[string]*logBook{
+		"signed by one that was given up": recovered(detail, a),
+		"nobody is given up":              recovered("survivors=n3", c),
+		"everybody is given up":           recovered("gave_up=n1,n2,n3", c),
+		"one is left who is silent":       recovered("gave_up=n1", c),
+	} {
+		trust := bad.trust()
+		trust.Restores = append(trust.Restores, audit.LeafHash(bad.leaves[5]))
+		if _, err := audit.Verify(bytes.NewReader(bad.close()), trust.Begin()); err == nil {
+			t.Errorf("verified: %s", what)
 		}
 	}
 }

@@ -183,7 +183,8 @@ What this means:
   - What is at the end of this log counts from now on, although its clients may have been told "outcome unknown".
   - The given-up nodes must never start with their old disks again: enough of them would be a second cluster.
   - Operators have to unseal; then the root key is rotated, and the given-up nodes' shares open nothing new.
-  - The audit log says who did this, when and why. An offline verification cannot pass this point: see docs/recovery.md.
+  - The audit log says who did this, when and why. Offline verification stops there until its trust file says that
+    this is known: see docs/recovery.md.
 
 `)
 	fmt.Fprintf(out, "Nothing was changed. To do it, repeat the command with --confirm %s\n", plan.Code)

@@ -291,9 +291,10 @@ func readSmall(path string) ([]byte, error) {
 
 // told writes the new trust file and says what comes next.
 func (c *restoreCmd) told(cfg *Config, trust audit.Trust, done cluster.Restored) error {
-	trust.Restores = nil
-	for _, leaf := range append(slices.Clone(done.Earlier), done.Leaf) {
-		trust.Restores = append(trust.Restores, audit.LeafHash(leaf))
+	for _, leaf := range append(slices.Clone(done.Earlier), done.Leaf) { // recoveries were trusted by the old file
+		if hash := audit.LeafHash(leaf); !slices.Contains(trust.Restores, hash) {
+			trust.Restores = append(trust.Restores, hash)
+		}
 	}
 	if done.Lost > 0 {
 		fmt.Fprintf(os.Stderr, "%d audit records that the checkpoint covers are not in this backup; the audit log says so in record %d.\n", done.Lost, done.Record)
