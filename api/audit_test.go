@@ -205,7 +205,7 @@ func TestLeafIsTheStateMachines(t *testing.T) {
 	if !bytes.Equal(point.NoteText(), mine.Text()) {
 		t.Errorf("checkpoint text %q, the state machine's is %q", mine.Text(), point.NoteText())
 	}
-	for code := fsm.CodeOK; code <= fsm.CodeLimit; code++ {
+	for code := fsm.CodeOK; code <= fsm.CodeLevel; code++ {
 		if text := audit.OutcomeText(uint8(code)); text[0] >= '0' && text[0] <= '9' {
 			t.Errorf("outcome %d has no name", code)
 		}

@@ -29,7 +29,7 @@ import (
 
 // Every outcome of Apply has one row of the table.
 func TestEveryOutcomeIsInTheTable(t *testing.T) {
-	for code := fsm.CodeOK + 1; code <= fsm.CodeLimit; code++ {
+	for code := fsm.CodeOK + 1; code <= fsm.CodeLevel; code++ {
 		rows := 0
 		for _, r := range reasons {
 			if slices.Contains(r.codes, code) {

@@ -158,7 +158,7 @@ var outcomes = [...]string{
 	1: "ok", 2: "superseded", 3: "request-reused", 4: "request-expired", 5: "not-found", 6: "exists",
 	7: "conflict", 8: "deleted", 9: "destroyed", 10: "expired", 11: "used", 12: "invalid",
 	13: "last-security-engineer", 14: "key-exhausted", 15: "sealed", 16: "fenced", 17: "clock",
-	18: "denied", 19: "initialised", 20: "limit",
+	18: "denied", 19: "initialised", 20: "limit", 21: "rotating", 22: "level",
 }
 
 // OutcomeText names an outcome.
