@@ -177,11 +177,3 @@ func (c *Client) nameOf(addr string) string {
 	}
 	return addr
 }
-
-// label is an address as people know it.
-func (c *Client) label(addr string) string {
-	if n := c.nameOf(addr); n != addr {
-		return n + " (" + addr + ")"
-	}
-	return addr
-}

@@ -84,10 +84,7 @@ func Mount(backing, at string) (*Disk, error) {
 
 func (d *Disk) mount() error {
 	root := &fs.LoopbackRoot{Path: d.backing}
-	root.NewNode = func(root *fs.LoopbackRoot, _ *fs.Inode, _ string, _ *syscall.Stat_t) fs.InodeEmbedder {
-		return &node{LoopbackNode: fs.LoopbackNode{RootData: root}, d: d}
-	}
-	top := root.NewNode(root, nil, "", nil)
+	top := &node{LoopbackNode: &fs.LoopbackNode{RootData: root}, d: d}
 	root.RootNode = top
 	second := time.Second
 	_, err := fs.Mount(d.at, top, &fs.Options{

@@ -14,8 +14,13 @@ import (
 
 // node is a file or directory.
 type node struct {
-	fs.LoopbackNode
+	*fs.LoopbackNode
 	d *Disk
+}
+
+// WrapChild makes a node of what was found or made below this one.
+func (n *node) WrapChild(_ context.Context, ops fs.InodeEmbedder) fs.InodeEmbedder {
+	return &node{LoopbackNode: ops.(*fs.LoopbackNode), d: n.d}
 }
 
 func (n *node) path() string {

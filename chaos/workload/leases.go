@@ -136,7 +136,8 @@ func (w *Workload) Leased(ctx context.Context, events []history.Event) (issued i
 		return issued, []string{err.Error()}
 	}
 	defer c.Close()
-	ctx, cancel := context.WithTimeout(ctx, time.Minute)
+	// The making of a user, where the leader that was at it died, is given up after a minute (fsm.LeaseDeadline).
+	ctx, cancel := context.WithTimeout(ctx, 100*time.Second)
 	defer cancel()
 	err = lab.Await(ctx, "all leases are over", func(ctx context.Context) error {
 		list, err := c.Leases().List(ctx, &hizov1.ListLeasesRequest{})
