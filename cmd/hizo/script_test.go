@@ -56,7 +56,7 @@ func TestClusterScripts(t *testing.T) {
 	backups := t.TempDir()
 	rotations := rotate.New(rotate.Config{Targets: map[string]target.Target{"generated": target.NewGenerated()}})
 	c := apitest.Start(t, apitest.Options{
-		Options:   clustertest.Options{Duties: func(string) []cluster.Duty { return []cluster.Duty{rotations.Duty} }},
+		Options: clustertest.Options{Duties: func(string) []cluster.Duty { return []cluster.Duty{rotations.Duty} }},
 		Configure: func(conf *api.Config) {
 			conf.Rotations = rotations
 			keepBackups(t, backups, conf)
