@@ -49,6 +49,18 @@ func (p *peerClients) of(id string) peerpb.PeersClient {
 	return peerpb.NewPeersClient(conn)
 }
 
+// warm connects to members that were called before and have broken off since, a restart of theirs for one: a new leader reads
+// clocks before it serves, and handshakes would lengthen every fail-over.
+func (p *peerClients) warm(ids []string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, id := range ids {
+		if conn := p.conns[id]; conn != nil {
+			conn.Connect() // only if it is idle
+		}
+	}
+}
+
 func (p *peerClients) drop(id string) {
 	p.mu.Lock()
 	conn := p.conns[id]

@@ -148,8 +148,8 @@ func TestStreamsBetweenMembers(t *testing.T) {
 			t.Fatal(err)
 		}
 		s := <-in
-		if s.Peer().ID != "a" || s.Peer().Key != a.Key() || out.(*Stream).Peer().ID != "b" {
-			t.Errorf("peers are %+v and %+v", s.Peer(), out.(*Stream).Peer())
+		if s.Peer().ID != "a" || s.Peer().Key != a.Key() || out.(*pooled).Conn.(*Stream).Peer().ID != "b" {
+			t.Errorf("peers are %+v and %+v", s.Peer(), out.(*pooled).Conn.(*Stream).Peer())
 		}
 		echoes(t, out, s)
 		if got := a.Raft().Addr().String(); got != "a" {

@@ -34,16 +34,23 @@ func (r raftLayer) Dial(address raft.ServerAddress, timeout time.Duration) (net.
 		return nil, net.ErrClosed
 	default:
 	}
+	again := func() (net.Conn, error) {
+		ctx := r.m.ctx
+		if timeout > 0 {
+			var cancel context.CancelFunc
+			ctx, cancel = context.WithTimeout(ctx, timeout)
+			defer cancel()
+		}
+		return asConn(r.m.dialMember(ctx, string(address), protoRaft))
+	}
 	if s := r.m.warm.take(string(address)); s != nil {
-		return s, nil
+		return newPooled(s, again), nil
 	}
-	ctx := r.m.ctx
-	if timeout > 0 {
-		var cancel context.CancelFunc
-		ctx, cancel = context.WithTimeout(ctx, timeout)
-		defer cancel()
+	conn, err := again()
+	if err != nil {
+		return nil, err
 	}
-	return asConn(r.m.dialMember(ctx, string(address), protoRaft))
+	return newPooled(conn, again), nil
 }
 
 // RaftTransport is Raft's transport over this Mux, with the settings that

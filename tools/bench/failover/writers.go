@@ -28,7 +28,7 @@ type watch struct {
 	from  time.Time
 	first chan time.Duration
 	found bool
-	stall []time.Duration // by writer: of the call that was under way at from, or the first after it
+	stall []time.Duration // by writer: the longer of the call that was under way at from and the first after it
 	done  []bool
 	left  int
 	all   chan struct{}
@@ -87,14 +87,14 @@ func (w *writers) run(ctx context.Context, i int) {
 				t.found = true
 				t.first <- ended.Sub(t.from)
 			}
-			if !t.done[i] && ended.After(t.from) && begun.After(t.from) {
+			if ended.After(t.from) && !t.done[i] {
+				t.stall[i] = max(t.stall[i], ended.Sub(begun))
+			}
+			if !t.done[i] && begun.After(t.from) {
 				t.done[i] = true
 				if t.left--; t.left == 0 {
 					close(t.all)
 				}
-			}
-			if ended.After(t.from) && !t.done[i] || t.stall[i] == 0 {
-				t.stall[i] = max(t.stall[i], ended.Sub(begun))
 			}
 		}
 		w.mu.Unlock()
