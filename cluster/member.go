@@ -184,7 +184,7 @@ func (n *Node) announceLoop() {
 		}
 		if trusted(m) && n.mayVote(m) { // nobody else is let in
 			n.cfg.Transport.Warm(ctx, n.cfg.Directory.IDs())
-			n.peers.warm(n.cfg.Directory.IDs())
+			n.peers.warm(n.cfg.ID, n.cfg.Directory.IDs())
 		}
 		cancel()
 	}

@@ -33,29 +33,37 @@ func newPeerClients(t Transport) *peerClients {
 
 // of returns a client of a member. Whether it can be reached shows in the call.
 func (p *peerClients) of(id string) peerpb.PeersClient {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	conn := p.conns[id]
-	if conn == nil {
-		var err error
-		conn, err = grpc.NewClient("passthrough:///"+id, dialOptions(p.transport, func(ctx context.Context, _ string) (net.Conn, error) {
-			return p.transport.DialPeer(ctx, id)
-		})...)
-		if err != nil {
-			return peerpb.NewPeersClient(unreachable{err})
-		}
-		p.conns[id] = conn
+	conn, err := p.conn(id)
+	if err != nil {
+		return peerpb.NewPeersClient(unreachable{err})
 	}
 	return peerpb.NewPeersClient(conn)
 }
 
-// warm connects to members that were called before and have broken off since, a restart of theirs for one: a new leader reads
-// clocks before it serves, and handshakes would lengthen every fail-over.
-func (p *peerClients) warm(ids []string) {
+func (p *peerClients) conn(id string) (*grpc.ClientConn, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	if conn := p.conns[id]; conn != nil {
+		return conn, nil
+	}
+	conn, err := grpc.NewClient("passthrough:///"+id, dialOptions(p.transport, func(ctx context.Context, _ string) (net.Conn, error) {
+		return p.transport.DialPeer(ctx, id)
+	})...)
+	if err != nil {
+		return nil, err
+	}
+	p.conns[id] = conn
+	return conn, nil
+}
+
+// warm connects to members: followers hardly call each other, and a new leader reads clocks before it serves. Handshakes,
+// each with signatures of two HSMs, would lengthen every fail-over.
+func (p *peerClients) warm(self string, ids []string) {
 	for _, id := range ids {
-		if conn := p.conns[id]; conn != nil {
+		if id == self {
+			continue
+		}
+		if conn, err := p.conn(id); err == nil {
 			conn.Connect() // only if it is idle
 		}
 	}

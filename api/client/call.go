@@ -42,6 +42,7 @@ func (c *Client) Invoke(ctx context.Context, method string, args, reply any, opt
 		sent, err := c.attempt(ctx, k, addr, args, reply, opts)
 		if err == nil {
 			c.setLeader(addr)
+			c.reserve(addr)
 			return nil
 		}
 		if err := k.failed(ctx, addr, sent, err); err != nil {

@@ -45,6 +45,13 @@ func (c *Client) suspend(addr string) {
 	h.until = time.Now().Add(d)
 }
 
+func (c *Client) suspended(addr string) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	h := c.health[addr]
+	return h != nil && time.Now().Before(h.until)
+}
+
 // answered notes that a node gave an answer.
 func (c *Client) answered(addr string) {
 	c.mu.Lock()

@@ -75,6 +75,7 @@ type Client struct {
 	health    map[string]*health // by address, of those that failed lately
 	leader    string             // address at which the last call succeeded
 	resolving chan struct{}      // closed at the end of the look-up under way; nil: there is none
+	reserved  time.Time          // when connections in reserve were last seen to
 	closed    bool
 
 	looking sync.Mutex // one look for another leader at a time
@@ -108,7 +109,7 @@ func New(cfg Config) (*Client, error) {
 	if cfg.Resolve == nil && cfg.Dial == nil {
 		cfg.Resolve = net.DefaultResolver.LookupHost
 	}
-	c := &Client{cfg: cfg, tls: conf, conns: map[string]*conn{}, health: map[string]*health{}}
+	c := &Client{cfg: cfg, tls: conf, conns: map[string]*conn{}, health: map[string]*health{}, reserved: time.Now()}
 	for _, a := range cfg.Addrs {
 		if c.named(a) == nil {
 			c.names = append(c.names, c.newName(a))

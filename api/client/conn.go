@@ -178,6 +178,40 @@ func (c *Client) retire() {
 	}
 }
 
+// Connections in reserve: a client that lives on keeps them to some nodes beside the leader, so that a change of leaders is
+// not followed by everybody's handshakes at once, each with a signature of a possibly slow HSM.
+const (
+	reserveEvery = time.Second // and not before a client is as old
+	reserveMost  = 4
+)
+
+// reserve sees to the connections in reserve. It never waits.
+func (c *Client) reserve(leader string) {
+	c.mu.Lock()
+	due := !c.pinned && time.Since(c.reserved) >= reserveEvery
+	if due {
+		c.reserved = time.Now()
+	}
+	c.mu.Unlock()
+	if !due {
+		return
+	}
+	left := reserveMost
+	for _, addr := range c.candidates() {
+		if addr == leader || left == 0 || c.suspended(addr) {
+			continue
+		}
+		left--
+		n, err := c.conn(addr)
+		if err != nil {
+			return
+		}
+		n.grpc.Connect() // only if it is idle
+		c.drop(n)        // only if it failed, so that it is not tried for ever
+		c.release(n)
+	}
+}
+
 // handshake notes why a TLS handshake failed.
 type handshake struct {
 	credentials.TransportCredentials

@@ -48,6 +48,6 @@
 // Connections are TLS 1.3 and demand a certificate of the cluster's CA that names hizov1.ServerName, or, before
 // there is a CA, one pinned key. Neither addresses nor names are trusted.
 //
-// A Client is safe for concurrent use, has no goroutine of its own while no call is under way, and keeps one connection to
-// each node that it has asked.
+// A Client is safe for concurrent use and keeps one connection to each node that it has asked. One that is used for more than a
+// second keeps connections to up to four other nodes in reserve.
 package client

@@ -360,3 +360,29 @@ func TestNewClientsBeginAtDifferentNodes(t *testing.T) {
 		t.Errorf("24 clients all began at %v: resolvers sort", used)
 	}
 }
+
+// A client that lives on has connections in reserve before it needs them.
+func TestConnectionsInReserve(t *testing.T) {
+	ca, w := newAuthority(t), newNetwork()
+	follower := newNode(t, ca, func(context.Context, int) error { return notLeader("") })
+	w.set("10.0.0.1:1", newNode(t, ca, ok))
+	w.set("10.0.0.2:1", follower)
+	c := w.client(t, ca, "10.0.0.1:1", "10.0.0.2:1", "10.0.0.3:1")
+	if err := whoAmI(t, c); err != nil {
+		t.Fatal(err)
+	}
+	if w.dials("10.0.0.2:1") != 0 {
+		t.Error("a client that makes one call connects to other nodes")
+	}
+	for end := time.Now().Add(20 * time.Second); w.dials("10.0.0.2:1") == 0 || w.dials("10.0.0.3:1") == 0; {
+		if err := whoAmI(t, c); err != nil {
+			t.Fatal(err)
+		}
+		if time.Now().After(end) {
+			t.Fatal("no connection in reserve")
+		}
+	}
+	if len(follower.calls()) != 0 {
+		t.Error("a call went to a follower")
+	}
+}
