@@ -64,9 +64,16 @@ func (w *Workload) StartWatches(ctx context.Context) (finish func(context.Contex
 			return []string{err.Error()}
 		}
 		defer c.Close()
-		if _, err := c.Secrets().Put(ctx, &hizov1.PutRequest{Vault: Vault, Path: marker, Fields: map[string][]byte{"v": []byte("1")}}); err != nil {
+		// Revealed as well: the log that is judged has to reach as far as what clients were given, so this too is in it.
+		put := w.Record.Begin(history.Event{Client: "watch", Kind: history.Put, Key: Vault + "/" + marker, Value: marker})
+		answer, err := c.Secrets().Put(ctx, &hizov1.PutRequest{Vault: Vault, Path: marker, Fields: map[string][]byte{"v": []byte(marker)}})
+		put = outcome(put, err)
+		put.Version = answer.GetVersion()
+		w.Record.End(put)
+		if err != nil {
 			return []string{fmt.Sprintf("liveness: the last put: %v", err)}
 		}
+		w.reveal(ctx, c, history.Event{Client: "watch", Kind: history.Reveal, Key: Vault + "/" + marker}, marker)
 		for name, done := range ended {
 			select {
 			case <-done:
