@@ -103,10 +103,10 @@ func TestDamage(t *testing.T) {
 		remove(l.t, n.path("data"))
 		if n.name == "n1" {
 			write(l.t, n.path("config.yaml"), read(l.t, n.path("config.yaml"))+"join: {token_file: "+n.path("join-token")+"}\n", 0o600)
-			n.giveToken(l.joinToken(n.name, n.identity()))
 		} else { // its first token still lies there, and it has the key of a member
 			n.failsToStart("was a voter", "hizo cluster remove "+n.name)
 		}
+		l.refused(l.hizo("", "cluster", "join-token", "--node", n.name, "--fingerprint", n.identity()), 2, "is a member", "hizo cluster remove "+n.name)
 		l.must("", "cluster", "remove", "--yes", n.name)
 		n.giveToken(l.joinToken(n.name, n.identity()))
 		n.start()
