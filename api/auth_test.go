@@ -267,6 +267,39 @@ func TestTokensExpireByClusterTime(t *testing.T) {
 	}
 }
 
+// One clock that is hours ahead, a follower's or the leader's, calls no login over: what a majority's clocks have not
+// confirmed is not the time.
+func TestOneWrongClockEndsNoLogin(t *testing.T) {
+	t.Parallel()
+	clocks := map[string]*clustertest.Clock{"n1": {}, "n2": {}, "n3": {}}
+	c := apitest.Start(t, apitest.Options{Options: clustertest.Options{Clocks: clocks}})
+	c.Vault("ml")
+	c.Put("ml", "db", "f", "1")
+	leader, others := followers(c)
+	wrong := others[0]
+	stream, _, err := opened(t, at(t, c, c.Engineer, wrong.ID), secretFilter("db"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	clocks[wrong.ID].Advance(30 * time.Hour)
+	c.Put("ml", "db", "f", "2")
+	if got := take(t, stream, 1); got[0] != "put ml/db@2" {
+		t.Errorf("a watch at a follower whose clock is ahead: %q", got)
+	}
+	if _, _, err := opened(t, at(t, c, c.Engineer, wrong.ID), secretFilter("db")); err != nil {
+		t.Errorf("a new watch there: %v", err)
+	}
+
+	clocks[wrong.ID].Advance(-30 * time.Hour)
+	clocks[leader.ID].Advance(30 * time.Hour)
+	if got := c.Put("ml", "db", "f", "3"); got != 3 {
+		t.Errorf("a put while the leader's clock is ahead made version %d", got)
+	}
+	if now := c.Leader(); now == leader {
+		t.Error("the leader with the wrong clock leads on")
+	}
+}
+
 func TestGrantMatrix(t *testing.T) {
 	t.Parallel()
 	c := apitest.Start(t, apitest.Options{})

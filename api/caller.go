@@ -181,7 +181,9 @@ func current(store *fsm.Store, reads []fsm.Read) bool {
 	return true
 }
 
-// authenticate finds out who calls, from the token alone.
+// authenticate finds out who calls, from the token alone. That a token is over is for cluster time to say: a node whose
+// own clock is far ahead of what a majority's has confirmed would refuse everybody. Where cluster time is far behind
+// because the cluster was off, the record decides: it waits until time was moved on, and Apply looks at the token again.
 func (g *gate) authenticate(r *round) (*caller, error) {
 	if !r.origin.bears {
 		return nil, g.stranger(r.origin)
@@ -194,7 +196,7 @@ func (g *gate) authenticate(r *round) (*caller, error) {
 		}
 		g.callers.put(c)
 	}
-	if r.now >= c.expires {
+	if min(r.now, r.store.Time()+fsm.MaxClockStep.Milliseconds()) >= c.expires {
 		return nil, g.stranger(r.origin)
 	}
 	return c, nil

@@ -310,10 +310,34 @@ func (d *clockDuty) run(ctx context.Context) {
 			}
 		}
 		if d.n.Initialised() && d.n.unixMilli()-d.n.store.Time() >= tickEvery.Milliseconds() {
-			cmd := d.n.dutyCommand(fsm.KindTick, &fsm.Tick{})
-			cmd.Term = d.term
-			if _, err := d.n.Propose(ctx, cmd); err != nil && ctx.Err() == nil {
+			if d.tick(ctx) != nil {
+				return
+			}
+		}
+	}
+}
+
+// tick moves cluster time on. Where the clock has gone further than one entry may (all machines were suspended), the
+// proposer holds the tick until the clock was looked at, which is this duty's to do meanwhile. It is an error if the term
+// is over.
+func (d *clockDuty) tick(ctx context.Context) error {
+	cmd := d.n.dutyCommand(fsm.KindTick, &fsm.Tick{})
+	cmd.Term = d.term
+	done := make(chan error, 1)
+	go func() {
+		_, err := d.n.Propose(ctx, cmd)
+		done <- err
+	}()
+	for {
+		select {
+		case err := <-done:
+			if err != nil && ctx.Err() == nil {
 				d.n.log.Info("tick", "error", err)
+			}
+			return context.Cause(ctx)
+		case <-d.recheck:
+			if err := d.open(ctx); err != nil {
+				return err
 			}
 		}
 	}

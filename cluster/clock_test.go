@@ -38,3 +38,21 @@ func TestClockJumpNeedsVotersOnly(t *testing.T) {
 		t.Errorf("%d jumps are recorded", jumps)
 	}
 }
+
+// All machines were suspended and wake together, hours later, and nobody asks for anything: the leader's own tick is the
+// first record that finds the clock too far ahead.
+func TestIdleClusterAfterASuspension(t *testing.T) {
+	t.Parallel()
+	clock := &clustertest.Clock{}
+	c := clustertest.Start(t, clustertest.Options{Clock: clock})
+	index, since := uint64(0), time.Now()
+	c.Await("the duties to have nothing left to do", func() bool {
+		if now := c.Leader().Store().Position().Index; now != index {
+			index, since = now, time.Now()
+		}
+		return time.Since(since) > 4*time.Second
+	})
+	clock.Advance(3 * time.Hour)
+	due := clock.Now().UnixMilli()
+	c.Await("cluster time to move on", func() bool { return c.Leader().Store().Time() >= due })
+}

@@ -170,7 +170,10 @@ func (c *Cluster) serve(n *clustertest.Node, l net.Listener) {
 	if c.opts.Wrap != nil {
 		node = c.opts.Wrap(n.ID, node)
 	}
-	clock := c.opts.Clock
+	clock := c.opts.Clocks[n.ID]
+	if clock == nil {
+		clock = c.opts.Clock
+	}
 	if clock == nil {
 		clock = &clustertest.Clock{}
 	}

@@ -20,12 +20,10 @@ func clocks() []Fault {
 	}
 }
 
-// steps by which one clock is wrong: a little, within MaxClockStep, and beyond it, each way. Ahead it stays within the
-// hour that a login lasts: a node whose clock says that a login is over refuses it, and ends its watches, until the clock
-// is right or another leads. That is safe, and known; it would end the workload.
+// steps by which one clock is wrong: a little, within MaxClockStep, and beyond it, each way, past all that a login lasts.
 func (s *Scene) steps() []time.Duration {
 	small, middle := s.between(3*time.Second, 20*time.Second), s.between(time.Minute, 4*time.Minute)
-	return []time.Duration{small, -small, middle, -middle, s.between(10*time.Minute, 30*time.Minute), -s.between(10*time.Minute, 10000*time.Hour)}
+	return []time.Duration{small, -small, middle, -middle, s.between(10*time.Minute, 100*time.Hour), -s.between(10*time.Minute, 10000*time.Hour)}
 }
 
 func stepClock(s *Scene, by time.Duration, nodes ...*lab.Node) (Lift, error) {

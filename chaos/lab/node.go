@@ -30,11 +30,13 @@ type Node struct {
 	cmd     *exec.Cmd
 	done    chan struct{}
 	stopped bool // by SIGSTOP
-	// ended counts how often the process ended by itself, which nobody asked for; excused the same while a fault
-	// allowed it.
+	// ended counts how often the process ended by itself, which nobody asked for; excused and killed the same while a
+	// fault allowed it, by its own decision and by SIGKILL.
 	ended   int
 	excused int
-	may     int  // faults that allow it
+	killed  int
+	may     int  // faults that allow it to end by its own decision
+	die     int  // faults that kill it from within
 	asked   bool // an end was asked for
 	// Control is the page of a build with probes, else nil.
 	Control *probe.Control
@@ -91,9 +93,13 @@ func (n *Node) Start(extra ...string) error {
 	go func() {
 		_ = cmd.Wait() // how it ended is in ProcessState
 		n.mu.Lock()
+		status, _ := cmd.ProcessState.Sys().(syscall.WaitStatus)
+		shot := status.Signaled() && status.Signal() == syscall.SIGKILL
 		switch {
 		case n.cmd != cmd || n.asked:
-		case n.may > 0:
+		case shot && n.die > 0:
+			n.killed++
+		case !shot && n.may > 0:
 			n.excused++
 		default:
 			n.ended++
@@ -130,14 +136,19 @@ func (n *Node) Ended() int {
 	return n.ended
 }
 
-// MayEnd notes that a fault allows the process to end by itself from now on, or no longer.
-func (n *Node) MayEnd(may bool) {
+// MayEnd notes that a fault allows the process to end by its own decision from now on, or no longer.
+func (n *Node) MayEnd(may bool) { n.allow(&n.may, may) }
+
+// MayDie notes that a fault has the process kill itself (SIGKILL) from now on, or no longer.
+func (n *Node) MayDie(may bool) { n.allow(&n.die, may) }
+
+func (n *Node) allow(faults *int, may bool) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	if may {
-		n.may++
+		*faults++
 	} else {
-		n.may--
+		*faults--
 	}
 }
 
@@ -148,11 +159,18 @@ func (n *Node) MustRun() {
 	n.may = 0
 }
 
-// Excused says how often the process ended by itself while it was allowed to.
+// Excused says how often the process ended by its own decision while it was allowed to.
 func (n *Node) Excused() int {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	return n.excused
+}
+
+// Killed says how often the process died of SIGKILL from within while it was allowed to.
+func (n *Node) Killed() int {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.killed
 }
 
 // Stopped says whether the process is there and the kernel has stopped it (proc(5), state T).
