@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -152,7 +153,7 @@ func (l *lab) hizod(args ...string) result {
 // hizod runs it for this node, with the node's token.
 func (n *node) hizod(args ...string) result {
 	n.lab.t.Helper()
-	cmd := exec.Command(filepath.Join(bin, "hizod"), append(args, "--config", n.path("config.yaml"))...)
+	cmd := exec.Command(filepath.Join(bin, "hizod"), slices.Concat(args, []string{"--config", n.path("config.yaml")})...)
 	cmd.Env = append([]string{"PATH=" + os.Getenv("PATH")}, n.env...)
 	return n.lab.run(cmd)
 }
