@@ -279,6 +279,7 @@ func TestRestoreRefuses(t *testing.T) {
 		{"another file than the one that was verified", first, report, nil, cluster.ErrNotThisBackup},
 		{"another seed", file, report, func(r *cluster.RestoreRequest) { r.Seed = secret.Random(r.Seed.Len()) }, cluster.ErrNotThisBackup},
 		{"a waiver of two lines", file, report, func(r *cluster.RestoreRequest) { r.Waiver = "a\nb" }, cluster.ErrNotThisBackup},
+		{"its MAC is of another root key", withMAC(t, file), report, nil, cluster.ErrNotThisBackup},
 		{"a file that ends", file[:len(file)/2], report, nil, backup.ErrDamaged},
 	} {
 		if _, err := restoreInto(t, n, test.file, test.report, seed, test.change); !errors.Is(err, test.want) {
@@ -310,6 +311,23 @@ func TestRestoreRefuses(t *testing.T) {
 	if err != nil || leaf.Action != fsm.ActionRestore || !strings.Contains(leaf.Detail, fmt.Sprintf("lost=%d waived=%q", done.Lost, "a test")) {
 		t.Errorf("the record of the restore: %+v, %v", leaf, err)
 	}
+}
+
+// withMAC is the same backup with another MAC beside it, in a proof that is whole in itself.
+func withMAC(t *testing.T, file []byte) []byte {
+	t.Helper()
+	begin := bytes.LastIndex(file, []byte(`"mac":"`))
+	if begin < 0 {
+		t.Fatal("no MAC is in the file")
+	}
+	forged := bytes.Clone(file)
+	if at := begin + len(`"mac":"`); forged[at] == 'A' {
+		forged[at] = 'B'
+	} else {
+		forged[at] = 'A'
+	}
+	forged = forged[:bytes.LastIndex(forged, []byte("sha256 "))]
+	return fmt.Appendf(forged, "sha256 %x\n", sha256.Sum256(forged))
 }
 
 // A restore that was stopped while it moved its files into place is begun again, not run on.
