@@ -41,6 +41,9 @@ func (g *gate) still(a *answer, t target) error {
 	if r.caller, err = g.authenticate(r); err != nil {
 		return err
 	}
+	if r.now >= r.caller.expires { // no record follows here, whose time would decide
+		return g.stranger(a.origin)
+	}
 	verdicts, err := g.authorise(r)
 	if err != nil {
 		return err

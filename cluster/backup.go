@@ -183,6 +183,15 @@ func (n *Node) chain(to fsm.Checkpoint) ([]backup.Link, error) {
 	}
 	var links []backup.Link
 	changes := n.store.SignerChanges(first)
+	if r, ok := n.store.Recovery(); ok { // who lost a majority signs with what is left, before the lost are removed
+		for _, seq := range r.Records {
+			if seq >= first {
+				changes = append(changes, seq)
+			}
+		}
+		slices.Sort(changes)
+		changes = slices.Compact(changes)
+	}
 	for before := uint64(0); before < to.Size; {
 		cp := to
 		if len(changes) > 0 && changes[0] < to.Size {

@@ -91,8 +91,8 @@ func (n *Node) lead(ctx context.Context) {
 		return
 	}
 	n.log.Info("leads", "term", term, "sealed", n.keys.sealed())
+	wg.Go(func() { clock.run(ctx) }) // before anything is proposed: a record may be held until the clock was looked at
 	n.recordRecovery(ctx, term)
-	wg.Go(func() { clock.run(ctx) })
 	wg.Go(func() { n.censusDuty(ctx) })
 	wg.Go(func() { n.memberDuty(ctx, term) })
 	wg.Go(func() { n.dealDuty(ctx, term) })

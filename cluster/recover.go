@@ -329,7 +329,7 @@ func (o *Offline) Plan(req RecoverRequest) (*Plan, error) {
 	switch {
 	case len(open) > 0:
 		return no("nothing is said of %s: give each up, or bring its report (hizod recover --config FILE there)", strings.Join(open, ", "))
-	case left > len(f.Voters)/2 && slices.Contains(f.Voters, f.Node):
+	case left > len(f.Voters)/2: // on a node without a vote too: those who have one would go on beside it
 		return nil, ErrQuorumThere
 	case len(p.Lost) == 0:
 		return no("no node is given up")
@@ -448,9 +448,8 @@ func (n *Node) recordRecovery(ctx context.Context, term uint64) {
 		}
 		return err
 	}
-	again := time.NewTicker(200 * time.Millisecond)
-	defer again.Stop()
-	for {
+	const first, slowest = 200 * time.Millisecond, 30 * time.Second
+	for pause := first; ; pause = min(2*pause, slowest) { // a refusal is a leaf of the audit log
 		err := step(fsm.KindRecovered, &record, fsm.CodeExists, fsm.Audit{Action: fsm.ActionRecover, Resource: "cluster", Decision: fsm.Allowed})
 		for _, id := range record.GivenUp {
 			if err == nil {
@@ -468,9 +467,11 @@ func (n *Node) recordRecovery(ctx context.Context, term uint64) {
 			return
 		}
 		n.log.Error("the recovery is not in the audit log yet", "error", err)
+		timer := time.NewTimer(pause)
 		select {
-		case <-again.C:
+		case <-timer.C:
 		case <-ctx.Done():
+			timer.Stop()
 			return
 		}
 	}

@@ -214,3 +214,82 @@ func TestRecoverFromLostQuorum(t *testing.T) {
 	}
 	t.Logf("it says: %v", err)
 }
+
+// recovered carries a plan out on the node that is left, and starts it.
+func recovered(t *testing.T, c *clustertest.Cluster, keep *clustertest.Node, giveUp []string) {
+	t.Helper()
+	o := offline(t, keep)
+	p, err := o.Plan(cluster.RecoverRequest{GiveUp: giveUp, By: "alice", Reason: "fire"})
+	if err == nil {
+		err = o.Carry(t.Context(), p, time.Now())
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	o.close()
+	c.Nodes = []*clustertest.Node{keep}
+	c.Restart(keep)
+	c.Await("the recovery on record, and the lost ones removed", func() bool {
+		_, ok := keep.Store().Recovery()
+		return ok && keep.IsLeader() && len(keep.Store().Members()) == 1
+	})
+}
+
+// A node was removed when quorum was lost in that moment: the removal is in the log that is left, unapplied.
+func TestRecoverBehindAnUnappliedRemoval(t *testing.T) {
+	t.Parallel()
+	c := clustertest.Start(t, clustertest.Options{Nodes: 3})
+	keep := c.Leader()
+	var lost []string
+	for _, n := range slices.Clone(c.Nodes) {
+		if n != keep {
+			lost = append(lost, n.ID)
+			c.Kill(n)
+		}
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+	defer cancel()
+	before := keep.Status().LastIndex
+	if _, err := keep.Propose(ctx, keep.DutyCommand(fsm.KindMemberRemove, &fsm.MemberRemove{ID: lost[0]},
+		fsm.Audit{Action: fsm.ActionRemove, Resource: "node/" + lost[0], Decision: fsm.Allowed})); err == nil {
+		t.Fatal("it committed without a majority")
+	}
+	if now := keep.Status().LastIndex; now == before {
+		t.Fatal("the removal is not in the log")
+	}
+	c.Kill(keep)
+	recovered(t, c, keep, lost)
+}
+
+// All that is left is a node without a vote. While enough with a vote are left it may not go on beside them.
+func TestRecoverOnANodeWithoutAVote(t *testing.T) {
+	t.Parallel()
+	c := clustertest.Start(t, clustertest.Options{Nodes: 3})
+	voters := slices.Clone(c.Nodes)
+	n := c.Add()
+	n.NonVoter = true
+	c.Join(n)
+	c.Approve(n.ID)
+	c.Await("the fourth node to be unsealed and to have it all", func() bool {
+		return n.Initialised() && !n.Status().Sealed && n.Store().Position() == c.Leader().Store().Position()
+	})
+	for _, m := range append(slices.Clone(voters), n) {
+		c.Stop(m)
+	}
+	var reports []string
+	for _, m := range voters[:2] {
+		v := offline(t, m)
+		text, err := v.Report(time.Now())
+		if err != nil {
+			t.Fatal(err)
+		}
+		reports = append(reports, text)
+		v.close()
+	}
+	o := offline(t, n)
+	if _, err := o.Plan(cluster.RecoverRequest{Reports: reports, GiveUp: []string{voters[2].ID}, By: "alice", Reason: "fire"}); !errors.Is(err, cluster.ErrQuorumThere) {
+		t.Errorf("two of three voters are left: %v", err)
+	}
+	o.close()
+	recovered(t, c, n, []string{voters[0].ID, voters[1].ID, voters[2].ID})
+}

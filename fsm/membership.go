@@ -51,12 +51,16 @@ func (t *tx) memberVote(b *MemberVote) outcome {
 	})
 }
 
-// otherVoter says whether anybody but this member may vote.
+// otherVoter says whether anybody but this member may vote. The node that a recovery went on with has Raft's vote, also
+// where it was a member without one.
 func (t *tx) otherVoter(id string) bool {
-	found := false
+	found, last := false, ""
+	if r := find[Recovery](t, ObjRecovered); r != nil {
+		last = r.Recovered.Node
+	}
 	t.scan("member/", func(_ string, o object) bool {
 		m := o.(*Member)
-		found = m.ID != id && m.Approved && !m.NonVoter
+		found = m.ID != id && m.Approved && (!m.NonVoter || m.ID == last)
 		return !found
 	})
 	return found

@@ -76,9 +76,12 @@ func (t *tx) recovered(b *Recovered) outcome {
 		return refuse(CodeInvalid)
 	}
 	for _, id := range b.GivenUp {
-		m := find[Member](t, ObjMember(id))
-		if m == nil || id == b.Node {
+		if id == b.Node {
 			return refuse(CodeInvalid)
+		}
+		m := find[Member](t, ObjMember(id))
+		if m == nil { // the end of the log, which nobody had applied when it was given up, has removed it
+			continue
 		}
 		t.put(objGivenUp(m.Key), &GivenUp{Node: id, By: b.Node, At: b.At, Changed: t.index})
 	}

@@ -18,7 +18,8 @@ const (
 var _ cluster.Duty = (*Keeper)(nil).Duty
 
 // Duty makes backups on schedule while its node leads (cluster.Duty). When the newest one was made is in the state, so
-// that a new leader neither repeats it nor leaves one out.
+// that a new leader neither repeats it nor leaves one out. It is recorded before the file is whole, because the record is in
+// the file: after a try that failed, this leader asks the schedule no more until one has succeeded.
 func (k *Keeper) Duty(ctx context.Context, n *cluster.Node, _ uint64) {
 	if k.schedule == nil {
 		return
@@ -33,7 +34,7 @@ func (k *Keeper) Duty(ctx context.Context, n *cluster.Node, _ uint64) {
 		case <-ctx.Done():
 			return
 		}
-		if !n.Leading() || n.Status().Sealed || time.Now().Before(not) || !k.due(n, began) {
+		if !n.Leading() || n.Status().Sealed || k.cfg.Clock().Before(not) || not.IsZero() && !k.due(n, began) {
 			continue
 		}
 		_, err := k.Create(ctx, n)
@@ -45,7 +46,7 @@ func (k *Keeper) Duty(ctx context.Context, n *cluster.Node, _ uint64) {
 		case errors.Is(err, ErrBusy):
 		default:
 			k.log.Error("the scheduled backup failed", "error", err, "again_in", pause)
-			not, pause = time.Now().Add(pause), min(2*pause, slowestPause)
+			not, pause = k.cfg.Clock().Add(pause), min(2*pause, slowestPause)
 		}
 	}
 }

@@ -157,6 +157,8 @@ func (k *Keeper) create(ctx context.Context, n *cluster.Node) (fsm.Backup, error
 		return fsm.Backup{}, &PlaceError{fmt.Errorf("keep the backup: %w", err)}
 	}
 	if err := k.check(ctx, n, name); err != nil {
+		// It would count among those to keep.
+		err = errors.Join(err, k.cfg.Place.Remove(context.WithoutCancel(ctx), name))
 		return fsm.Backup{}, &PlaceError{fmt.Errorf("the backup %s was written and does not verify when it is read back: %w", name, err)}
 	}
 	return made, nil

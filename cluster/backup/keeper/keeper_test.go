@@ -134,3 +134,36 @@ func TestBrokenPlace(t *testing.T) {
 		t.Errorf("a file that reads back otherwise: %v", err)
 	}
 }
+
+// The record of a backup is in the state before its file is whole. One that did not land is tried again all the same.
+func TestFailedBackupIsTriedAgain(t *testing.T) {
+	t.Parallel()
+	clock := &clustertest.Clock{}
+	b := broken{commit: errors.New("bucket gone")}
+	k, _ := open(t, func(c *keeper.Config) {
+		b.Dir = c.Place.(backup.Dir)
+		c.Place, c.Schedule, c.Clock = b, schedule.Spec{Every: 24 * time.Hour}, clock.Now
+	})
+	c := clustertest.Start(t, clustertest.Options{Nodes: 1, Clock: clock, Duties: func(string) []cluster.Duty { return []cluster.Duty{k.Duty} }})
+	c.Await("a failure", func() bool { return k.Status().Failed == 1 })
+	if _, ok := c.Nodes[0].Store().LastBackup(); !ok {
+		t.Error("this test is about one that is on record")
+	}
+	clock.Advance(time.Minute)
+	c.Await("another try", func() bool { return k.Status().Failed == 2 })
+}
+
+// What does not verify when it is read back is not kept: it would count among those to keep.
+func TestUnreadableBackupIsRemoved(t *testing.T) {
+	t.Parallel()
+	k, dir := open(t, func(c *keeper.Config) {
+		c.Check = func(io.Reader, *fsm.Store) error { return errors.New("it was cut") }
+	})
+	c := clustertest.Start(t, clustertest.Options{Nodes: 1})
+	if _, err := k.Create(t.Context(), c.Leader().Node); err == nil {
+		t.Error("it counts as made")
+	}
+	if list, err := dir.List(t.Context()); err != nil || len(list) != 0 {
+		t.Errorf("kept: %v, %v", list, err)
+	}
+}
