@@ -78,6 +78,7 @@ func Families() []Family {
 
 		g("hizo_backup_timestamp_seconds", "When the newest backup was made, Unix seconds by cluster time; 0: there is none."),
 		g("hizo_backup_bytes", "Its size."),
+		c("hizo_backup_failures_total", "Backups that this node could not make, or not keep. One that failed late is on record all the same, and counts as the newest."),
 
 		g("hizo_disk_free_bytes", "Free where data_dir lies, for this process."),
 		g("hizo_disk_total_bytes", "Size of that file system."),

@@ -114,6 +114,9 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 	if node.Calls != nil {
 		s.calls(node)
 	}
+	if node.FailedBackups != nil {
+		s.put("hizo_backup_failures_total", float64(node.FailedBackups()))
+	}
 }
 
 func (s sheet) node(node *attached, r Readiness) {

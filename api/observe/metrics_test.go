@@ -71,7 +71,7 @@ func TestMetricsOfACluster(t *testing.T) {
 	watch := make(map[string]*observe.Server)
 	for _, n := range c.Nodes {
 		s := listen(t, n.ID)
-		s.Attach(n.Node, observe.Parts{Calls: c.Server(n.ID).Server, Seal: n.Seal})
+		s.Attach(n.Node, observe.Parts{Calls: c.Server(n.ID).Server, Seal: n.Seal, FailedBackups: func() uint64 { return 0 }})
 		await(t, s, "")
 		watch[n.ID] = s
 	}

@@ -74,6 +74,8 @@ type attached struct {
 type Parts struct {
 	Calls Calls
 	Seal  Seal
+	// FailedBackups counts the backups that this node could not make, the tries of its schedule included.
+	FailedBackups func() uint64
 }
 
 // Calls are counted by the API; *api.Server counts them.

@@ -9,7 +9,6 @@ import (
 	"github.com/hizo/hizo/api"
 	"github.com/hizo/hizo/api/observe"
 	"github.com/hizo/hizo/cluster"
-	"github.com/hizo/hizo/crypto/seal"
 )
 
 // observing is the observe listener and the traces, each nil where the configuration has none.
@@ -47,9 +46,9 @@ func startObserving(cfg *Config, log *slog.Logger) (o observing, err error) {
 }
 
 // Attach shows the node.
-func (o observing) Attach(node *cluster.Node, srv *api.Server, s seal.Seal) {
+func (o observing) Attach(node *cluster.Node, parts observe.Parts) {
 	if o.Server != nil {
-		o.Server.Attach(node, observe.Parts{Calls: srv, Seal: s})
+		o.Server.Attach(node, parts)
 	}
 }
 

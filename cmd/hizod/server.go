@@ -18,6 +18,7 @@ import (
 
 	"github.com/hizo/hizo/api"
 	"github.com/hizo/hizo/api/bootstrap"
+	"github.com/hizo/hizo/api/observe"
 	"github.com/hizo/hizo/cluster"
 	"github.com/hizo/hizo/crypto/seal"
 	"github.com/hizo/hizo/transport"
@@ -153,7 +154,11 @@ func serve(ctx context.Context, cfg *Config, log *slog.Logger) (err error) {
 	if err != nil {
 		return err
 	}
-	watch.Attach(node, srv, s)
+	parts := observe.Parts{Calls: srv, Seal: s}
+	if backups != nil {
+		parts.FailedBackups = func() uint64 { return backups.Status().Failed }
+	}
+	watch.Attach(node, parts)
 	running, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	listener, err := listenClients(running, cfg, log, node)
