@@ -15,12 +15,11 @@ import (
 // TestRestore is docs/backup.md: all nodes are lost, one begins again from a backup, by the programs alone. What the
 // checkpoint kept outside says to be missing has to be waived aloud, and a node that is in a cluster is not overwritten.
 func TestRestore(t *testing.T) {
-	place := t.TempDir()
-	l := newLab(t, 3, func(n *node) { n.configure("backup: {}", "backup: {directory: "+place+"}") })
+	l := newLab(t, 3)
 	l.must("", "vault", "create", "ml")
 	l.must("the value", "secret", "put", "ml/kept", "f=-")
 	l.must("", "backup", "create")
-	files, err := filepath.Glob(filepath.Join(place, "*.hizobackup"))
+	files, err := filepath.Glob(l.path("backups", "*.hizobackup"))
 	if err != nil || len(files) != 1 {
 		t.Fatalf("backups: %q, %v", files, err)
 	}

@@ -104,7 +104,7 @@ func (v *verifier) read() ([]byte, error) {
 		case err == nil:
 			return line, nil
 		case errors.Is(err, io.EOF):
-			return nil, v.fault("the export ends here, without its end line: it was cut")
+			return nil, v.fault("the export ends here, without its end line: it was cut (or it was never written: did hizo audit export fail?)")
 		case !errors.Is(err, bufio.ErrBufferFull):
 			return nil, err
 		}

@@ -117,7 +117,7 @@ func (c *backupVerifyCmd) Run(s *session) error {
 		{"verified", "yes"},
 		{"cluster", h.Cluster + " " + h.Name},
 		{"made", audit.TimeText(report.Time)},
-		{"audit records", fmt.Sprintf("%d, and its own record %d", h.Records, report.Seq)},
+		{"audit records", fmt.Sprintf("%d, numbers 0 to %d; its own is number %d", h.Records, h.Records-1, report.Seq)},
 		{"signed by", fmt.Sprintf("a majority of the members (%d), over %d records", len(report.State.Signers), report.State.Size)},
 		{"opened by", fmt.Sprintf("%d of %d operators", h.Threshold, h.Operators)},
 		{"size of the state", sizeText(h.Bytes)},
@@ -134,7 +134,7 @@ func (c *backupVerifyCmd) Run(s *session) error {
 		text := "none: the backup is as new as the checkpoint, or newer"
 		if note.Size > h.Records {
 			behind = note.Size - h.Records
-			text = fmt.Sprintf("%d audit records, up to the checkpoint of %s", behind, audit.TimeText(note.Time))
+			text = fmt.Sprintf("%d audit records, its own among them, up to the checkpoint of %s", behind, audit.TimeText(note.Time))
 		}
 		rows = append(rows, []string{"missing", text})
 	}

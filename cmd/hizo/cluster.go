@@ -64,12 +64,12 @@ func memberState(m *hizov1.Member) string {
 		return "leader"
 	case m.GetVoter():
 		return "voter"
+	case !m.GetApproved():
+		return "waiting" // for its approval
 	case m.GetNonVoter():
 		return "non-voter"
-	case m.GetApproved():
-		return "joining" // catching up, or being watched for the stabilisation time
 	}
-	return "waiting" // for its approval
+	return "joining" // catching up, or being watched for the stabilisation time
 }
 
 // answers says whether the leader hears of a member.
@@ -92,6 +92,9 @@ type clusterJoinTokenCmd struct {
 }
 
 func (c *clusterJoinTokenCmd) Run(s *session) error {
+	if err := mayMake(c.Out); err != nil {
+		return err
+	}
 	cl, err := s.connect()
 	if err != nil {
 		return err

@@ -249,6 +249,9 @@ type workloadSecretIDCmd struct {
 }
 
 func (c *workloadSecretIDCmd) Run(s *session) error {
+	if err := mayMake(c.Out); err != nil {
+		return err
+	}
 	cl, err := s.connect()
 	if err != nil {
 		return err

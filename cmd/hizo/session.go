@@ -146,6 +146,17 @@ func writePrivate(path string, data []byte) error {
 }
 
 // writeNew writes a file that must not exist yet.
+// mayMake refuses the path of a file that is there, before something is issued that could not be kept then.
+func mayMake(path string) error {
+	if path == "" {
+		return nil
+	}
+	if _, err := os.Lstat(path); err == nil {
+		return fmt.Errorf("%s exists: remove it, or name another file; nothing was issued", path)
+	}
+	return nil
+}
+
 func writeNew(path string, data []byte, mode os.FileMode) error {
 	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, mode)
 	if err != nil {

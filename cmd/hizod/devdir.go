@@ -25,6 +25,7 @@ import (
 //	admin.password         of the first SecurityEngineer, mode 0600
 //	admin.token            a login of theirs, renewed while the cluster is up, mode 0600
 //	operators/<i>.key      age identity of operator i;  <i>.share: their share, encrypted to it
+//	backups/               what `hizo backup create` makes
 //	nodes/<i>/config.yaml  for `hizod server`
 //	nodes/<i>/data/        the node's data directory
 //	nodes/<i>/hsm/         its SoftHSM2 token and PIN
@@ -197,6 +198,9 @@ func (d *devDir) create(cmd *devCmd, out *devReport) error {
 		if err := os.MkdirAll(filepath.Join(d.node(i), "data"), 0o700); err != nil {
 			return err
 		}
+	}
+	if err := writeFile(d.path(".gitignore"), []byte("*\n")); err != nil { // it holds every key of the cluster
+		return err
 	}
 	return d.writePlan()
 }

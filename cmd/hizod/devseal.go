@@ -3,6 +3,7 @@ package main
 import (
 	"errors"
 	"fmt"
+	"os"
 	"path/filepath"
 
 	"github.com/goccy/go-yaml"
@@ -38,7 +39,11 @@ func writeDevConfig(dir *devDir, i int, out *devReport) (devConfig, error) {
 		Peers:       PeersConfig{Listen: m.Peers},
 		Clients:     ClientsConfig{Listen: m.Clients},
 		Gossip:      GossipConfig{Listen: m.Gossip, CIDRs: []string{"127.0.0.0/8"}},
+		Backup:      BackupConfig{Directory: dir.path("backups")},
 		Development: true,
+	}
+	if err := os.MkdirAll(cfg.Backup.Directory, 0o700); err != nil {
+		return devConfig{}, err
 	}
 	if i > 0 {
 		cfg.Join = &JoinConfig{TokenFile: filepath.Join(home, "join-token")}
@@ -62,6 +67,7 @@ func writeDevConfig(dir *devDir, i int, out *devReport) (devConfig, error) {
 	if err != nil {
 		return devConfig{}, err
 	}
+	data = append([]byte("# Written by hizod dev at each start: changes are lost.\n"), data...)
 	path := filepath.Join(home, "config.yaml")
 	if err := writeFile(path, data); err != nil {
 		return devConfig{}, err

@@ -62,7 +62,7 @@ func (*DuplicateShareError) Is(target error) bool { return target == ErrDuplicat
 type TooFewError struct{ Have, Need int }
 
 func (e *TooFewError) Error() string {
-	return fmt.Sprintf("%d of %d needed shares are there", e.Have, e.Need)
+	return fmt.Sprintf("%d of %d needed shares are there: more operators have to give theirs", e.Have, e.Need)
 }
 
 // Is makes errors.Is(err, ErrTooFew) hold.
