@@ -9,6 +9,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -377,5 +378,66 @@ func TestBackupNeedsARole(t *testing.T) {
 	found, err := c.Engineer.Audit().Search(t.Context(), &hizov1.SearchRequest{Action: "backup.create", Limit: 10, SinceUnixMs: time.Now().Add(-time.Hour).UnixMilli()})
 	if err != nil || len(found.GetRecords()) != 2 {
 		t.Errorf("records of the tries: %v, %v", found.GetRecords(), err)
+	}
+}
+
+// A majority of those who signed before is gone. A backup of the recovered cluster verifies for whoever trusts the
+// recovery, as an export does, and for nobody else.
+func TestBackupAfterRecovery(t *testing.T) {
+	t.Parallel()
+	c := clustertest.Start(t, clustertest.Options{Nodes: 3})
+	keep := c.Leader()
+	if _, err := keep.Backup(t.Context(), "a", "test", io.Discard); err != nil { // the three sign that they are three
+		t.Fatal(err)
+	}
+	var lost []string
+	for _, n := range slices.Clone(c.Nodes) {
+		if n != keep {
+			lost = append(lost, n.ID)
+			c.Kill(n)
+		}
+	}
+	c.Kill(keep)
+	key, err := software.Open(filepath.Join(keep.Dir, "seal"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	o, err := cluster.OpenOffline(t.Context(), keep.ID, filepath.Join(keep.Dir, "data"), key, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	plan, err := o.Plan(cluster.RecoverRequest{GiveUp: lost, By: "alice", Reason: "fire"})
+	if err == nil {
+		err = o.Carry(t.Context(), plan, time.Now())
+	}
+	if err := errors.Join(err, o.Close(), key.Close()); err != nil {
+		t.Fatal(err)
+	}
+	c.Nodes = []*clustertest.Node{keep}
+	c.Restart(keep)
+	c.Await("the lost ones to be removed", func() bool { return keep.IsLeader() && len(keep.Store().Members()) == 1 })
+	for _, share := range c.Shares[:2] {
+		text, err := share.Text()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := keep.SubmitShare(t.Context(), text); err != nil {
+			t.Fatal(err)
+		}
+	}
+	c.Await("the cluster to be unsealed", func() bool { return !keep.Status().Sealed })
+
+	file, trust := backedUp(t, c)
+	if _, err := verifyBackup(file, trust); err == nil {
+		t.Error("it verifies for whoever knows nothing of the recovery")
+	}
+	r, _ := keep.Store().Recovery()
+	recovery, err := keep.Store().AuditLeaf(r.Records[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	trust.Restores = append(trust.Restores, audit.LeafHash(recovery))
+	if _, err := verifyBackup(file, trust); err != nil {
+		t.Error(err)
 	}
 }

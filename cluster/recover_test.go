@@ -1,13 +1,11 @@
 package cluster_test
 
 import (
-	"bytes"
 	"context"
 	"encoding/base64"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -15,7 +13,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/hizo/hizo/api/audit"
 	"github.com/hizo/hizo/cluster"
 	"github.com/hizo/hizo/cluster/clustertest"
 	"github.com/hizo/hizo/crypto/seal/software"
@@ -295,58 +292,4 @@ func TestRecoverOnANodeWithoutAVote(t *testing.T) {
 	}
 	o.close()
 	recovered(t, c, n, []string{voters[0].ID, voters[1].ID, voters[2].ID})
-}
-
-// A majority of those who signed before is gone. A backup of the recovered cluster verifies for whoever trusts the
-// recovery, as an export does, and for nobody else.
-func TestBackupAfterRecovery(t *testing.T) {
-	t.Parallel()
-	c := clustertest.Start(t, clustertest.Options{Nodes: 3})
-	keep := c.Leader()
-	if _, err := keep.Backup(t.Context(), "a", "test", io.Discard); err != nil { // the three sign that they are three
-		t.Fatal(err)
-	}
-	var lost []string
-	for _, n := range slices.Clone(c.Nodes) {
-		if n != keep {
-			lost = append(lost, n.ID)
-			c.Kill(n)
-		}
-	}
-	c.Kill(keep)
-	recovered(t, c, keep, lost)
-	for _, share := range c.Shares[:2] {
-		if _, err := keep.SubmitShare(t.Context(), text(t, share)); err != nil {
-			t.Fatal(err)
-		}
-	}
-	c.Await("the cluster to be unsealed", func() bool { return !keep.Status().Sealed })
-
-	cl, _ := keep.Store().Cluster()
-	r, _ := keep.Store().Recovery()
-	first, err := keep.Store().AuditLeaf(0)
-	if err != nil {
-		t.Fatal(err)
-	}
-	recovery, err := keep.Store().AuditLeaf(r.Records[0])
-	if err != nil {
-		t.Fatal(err)
-	}
-	var file bytes.Buffer
-	c.Await("a backup", func() bool { // the root key is being rotated
-		file.Reset()
-		_, err := keep.Backup(t.Context(), "b", "test", &file)
-		if err != nil && !errors.Is(err, cluster.ErrRootMoved) {
-			t.Fatal(err)
-		}
-		return err == nil
-	})
-	trust := audit.Trust{Cluster: fmt.Sprintf("%x", cl.ID), Genesis: audit.LeafHash(first)}
-	if _, err := audit.VerifyBackup(bytes.NewReader(file.Bytes()), trust); err == nil {
-		t.Error("it verifies for whoever knows nothing of the recovery")
-	}
-	trust.Restores = append(trust.Restores, audit.LeafHash(recovery))
-	if _, err := audit.VerifyBackup(bytes.NewReader(file.Bytes()), trust); err != nil {
-		t.Error(err)
-	}
 }
