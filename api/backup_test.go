@@ -428,13 +428,14 @@ func TestBackupAfterRecovery(t *testing.T) {
 	c.Await("the cluster to be unsealed", func() bool { return !keep.Status().Sealed })
 
 	file, trust := backedUp(t, c)
-	if _, err := verifyBackup(file, trust); err == nil {
-		t.Error("it verifies for whoever knows nothing of the recovery")
-	}
 	r, _ := keep.Store().Recovery()
 	recovery, err := keep.Store().AuditLeaf(r.Records[0])
 	if err != nil {
 		t.Fatal(err)
+	}
+	trust.Restores = nil
+	if _, err := verifyBackup(file, trust); err == nil {
+		t.Error("it verifies for whoever knows nothing of the recovery")
 	}
 	trust.Restores = append(trust.Restores, audit.LeafHash(recovery))
 	if _, err := verifyBackup(file, trust); err != nil {
