@@ -43,7 +43,7 @@ func (l *lab) configurationTypo() {
 		parts  []string
 	}{
 		"key":           {[2]string{"\nseal:", "\nsael:"}, []string{"unknown field", "sael"}},
-		"nested key":    {[2]string{"  listen:", "  lisen:"}, []string{"unknown field", "lisen", "[4:3]"}},
+		"nested key":    {[2]string{"  listen:", "  lisen:"}, []string{"unknown field", "lisen", "[5:3]"}},
 		"value":         {[2]string{"raft: {}", "raft: {profile: moon}"}, []string{"raft.profile", "moon", "lan or wan"}},
 		"no yaml":       {[2]string{"node: n1", "node: [n1"}, []string{"configuration", "config.yaml"}},
 		"type":          {[2]string{"node: n1", "node: {a: b}"}, []string{"configuration", "config.yaml"}},

@@ -76,7 +76,7 @@ func (t *tx) recovered(b *Recovered) outcome {
 		return refuse(CodeInvalid)
 	}
 	for _, id := range b.GivenUp {
-		if id == b.Node {
+		if id == b.Node || !segment(id) || strings.ContainsAny(id, " \n\t,=") { // they stand in the leaf, word for word
 			return refuse(CodeInvalid)
 		}
 		m := find[Member](t, ObjMember(id))

@@ -32,7 +32,7 @@ func TestRecovered(t *testing.T) {
 	for what, change := range map[string]func(*fsm.Recovered){
 		"no id":                  func(r *fsm.Recovered) { r.ID = [16]byte{} },
 		"nobody given up":        func(r *fsm.Recovered) { r.GivenUp = nil },
-		"a stranger given up":    func(r *fsm.Recovered) { r.GivenUp = []string{"n3", "n9"} },
+		"no name of a node":      func(r *fsm.Recovered) { r.GivenUp = []string{"n3", "n9 by=mallory"} },
 		"itself given up":        func(r *fsm.Recovered) { r.GivenUp = []string{"n1"} },
 		"a stranger goes on":     func(r *fsm.Recovered) { r.Node = "n9" },
 		"more than a few words":  func(r *fsm.Recovered) { r.Reason = string(make([]byte, 1000)) },
@@ -49,9 +49,10 @@ func TestRecovered(t *testing.T) {
 		t.Error("a refused recovery left its mark")
 	}
 	w.ok(w.do(fsm.KindSealFlag, fsm.SealFlag{Sealed: true}))
+	record.GivenUp = []string{"n3", "n9"} // the end of the log has removed n9
 	w.want(fsm.CodeOK, do(record))
 	leaf := w.leaf(w.s.AuditSize() - 1)
-	if want := `gave_up=n3 survivors=n2 last_index=40 last_term=3 at=7 by="alice" reason="fire in hall 2"`; leaf.Action != "recover" || leaf.Detail != want {
+	if want := `gave_up=n3,n9 survivors=n2 last_index=40 last_term=3 at=7 by="alice" reason="fire in hall 2"`; leaf.Action != "recover" || leaf.Detail != want {
 		t.Errorf("the leaf says %q: %s", leaf.Action, leaf.Detail)
 	}
 	w.want(fsm.CodeExists, do(record))
