@@ -154,3 +154,6 @@ func (n *Node) TransferRaw(to string) error {
 
 // Begin is a recovery whose process dies before it has rewritten anything.
 func (o *Offline) Begin(ctx context.Context, p *Plan) error { return o.begin(ctx, p, time.Now()) }
+
+// Room is how much is free where dir lies, and its file system's size.
+func Room(dir string) (free, total uint64, err error) { return room(dir) }

@@ -31,7 +31,7 @@ func TestSimCleanUp(t *testing.T) {
 		t.Run(fmt.Sprint(seed), func(t *testing.T) {
 			t.Parallel()
 			synctest.Test(t, func(t *testing.T) {
-				v := &village{world: newWorld(t, seed, 5), apart: map[[2]int]time.Time{}}
+				v := &village{world: newWorld(t, seed, 5), apart: map[[2]int]time.Time{}, mended: map[[2]int]mending{}}
 				v.duty, v.pin = v.care, v.pinned
 				v.live()
 				mu.Lock()
@@ -47,6 +47,7 @@ func TestSimCleanUp(t *testing.T) {
 type village struct {
 	*world
 	apart   map[[2]int]time.Time // since when a pair has not reached each other
+	mended  map[[2]int]mending   // the last time that it was so, and is no more
 	founded bool
 	removed int
 }
@@ -80,6 +81,9 @@ func (v *village) look(ctx context.Context) {
 			for _, b := range v.nodes {
 				pair := [2]int{a.number, b.number}
 				if v.reach(a, b) {
+					if since, known := v.apart[pair]; known {
+						v.mended[pair] = mending{since, time.Now()}
+					}
 					delete(v.apart, pair)
 				} else if _, known := v.apart[pair]; !known {
 					v.apart[pair] = time.Now()
@@ -167,6 +171,9 @@ func (v *village) take(ctx context.Context, n *simNode, term uint64, c voterChan
 	}
 }
 
+// mending is a time that two were apart.
+type mending struct{ since, until time.Time }
+
 // innocent are members that the leader could have reached within the time.
 func (v *village) innocent(n *simNode, id string) {
 	v.mu.Lock()
@@ -176,7 +183,12 @@ func (v *village) innocent(n *simNode, id string) {
 			continue
 		}
 		const grain = 200 * time.Millisecond
-		since, apart := v.apart[[2]int{n.number, o.number}]
+		const unheard = 300*time.Millisecond + grain // a call that began before it was mended is given up, and decided on
+		pair := [2]int{n.number, o.number}
+		since, apart := v.apart[pair]
+		if last := v.mended[pair]; !apart && time.Since(last.until) <= unheard {
+			since, apart = last.since, true
+		}
 		if !apart || time.Since(since) < simCleanUp-grain {
 			v.t.Errorf("%s removes %s, which it could reach until %v ago", n.id, id, time.Since(since))
 		}
