@@ -75,12 +75,13 @@ func (d *devCmd) Run() error {
 	if !ok {
 		return err
 	}
-	if d.Exec == "" && err == error(cause) { // the cluster was ready; an interrupted setup wraps its cause
+	if d.Exec == "" && err == nil {
 		return nil
 	}
 	return exitCode(128 + int(cause.signal))
 }
 
+// run is nil where the cluster became ready and then ended as it is meant to: by a signal or with its command.
 func (d *devCmd) run(ctx context.Context, out *devReport) error {
 	dir, err := openDevDir(d, out)
 	if err != nil {
@@ -131,7 +132,15 @@ func (d *devCmd) run(ctx context.Context, out *devReport) error {
 	}
 	out.ready(cluster, dir)
 	<-ctx.Done()
-	return context.Cause(ctx)
+	if err := context.Cause(ctx); !isInterruption(err) {
+		return err
+	}
+	return nil
+}
+
+func isInterruption(err error) bool {
+	_, ok := errors.AsType[interruption](err)
+	return ok
 }
 
 // devReport prints progress for people, on standard error: standard output belongs to the command of --exec.

@@ -404,3 +404,18 @@ func TestDevInterruptedDuringSetup(t *testing.T) {
 	}
 	r.nothingLeft()
 }
+
+// A signal may come before the first process was started; a caller that waits for a cluster must not read success.
+func TestDevInterruptedBeforeTheFirstNode(t *testing.T) {
+	ctx, cancel := context.WithCancelCause(t.Context())
+	cancel(interruption{syscall.SIGINT})
+	d := &devCmd{Nodes: 3, Dir: filepath.Join(t.TempDir(), "dev"), HSM: "software"}
+	out, err := os.Create(filepath.Join(t.TempDir(), "out"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer out.Close()
+	if err := d.run(ctx, newDevReport(out)); !isInterruption(err) {
+		t.Errorf("interrupted before its first node: %v, want the interruption", err)
+	}
+}
