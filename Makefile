@@ -43,7 +43,7 @@ ifdef RACE
 	$(GO) test -race -timeout 10m $(RACE_PKG)
 	$(GO) test -race -timeout 10m ./cluster -run '$(RACE_CLUSTER)'
 	$(GO) test -race -timeout 10m ./fsm -run '$(RACE_FSM)'
-	$(GO) test -p 4 -timeout 10m $(PLAIN_PKG) # most of them wait for processes, elections and servers: more at a time than processors
+	$(GO) test -p 4 -parallel 4 -timeout 10m $(PLAIN_PKG) # most of them wait for processes, elections and servers: more at a time than processors
 else
 	$(GO) test -timeout 10m $(PKG)
 endif

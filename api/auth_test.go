@@ -22,6 +22,7 @@ import (
 // A failed login says and costs the same whether the account exists or not, and is on record before it
 // is answered.
 func TestLoginTellsNothing(t *testing.T) {
+	t.Parallel()
 	c := apitest.Start(t, apitest.Options{Passwords: auth.Params{Memory: 64 << 10, Time: 2, Threads: 1}})
 	ctx := t.Context()
 	c.User("bob")

@@ -88,6 +88,7 @@ func restoreInto(t *testing.T, n *clustertest.Node, file []byte, report audit.Ba
 
 // The whole way: three nodes, a backup, another machine, the operators, and a cluster again.
 func TestBackupComesBack(t *testing.T) {
+	t.Parallel()
 	old := apitest.Start(t, apitest.Options{})
 	old.Vault("ml")
 	old.Put("ml", "db", "password", "canary-backup-value")
@@ -175,6 +176,7 @@ func TestBackupComesBack(t *testing.T) {
 // A byte changed anywhere, a cut anywhere, somebody else's trust: refused without any key. An attacker who mends the
 // checksum gets no further.
 func TestDamagedBackupIsRefused(t *testing.T) {
+	t.Parallel()
 	c := clustertest.Start(t, clustertest.Options{Nodes: 1, Operators: 3, Threshold: 2})
 	file, trust := backedUp(t, c)
 	if _, err := verifyBackup(file, trust); err != nil {
@@ -244,6 +246,7 @@ func TestDamagedBackupIsRefused(t *testing.T) {
 
 // What a restore refuses, it refuses without leaving anything.
 func TestRestoreRefuses(t *testing.T) {
+	t.Parallel()
 	c := clustertest.Start(t, clustertest.Options{Nodes: 1, Operators: 3, Threshold: 2})
 	first, trust := backedUp(t, c)
 	file, _ := backedUp(t, c)
@@ -333,6 +336,7 @@ func withMAC(t *testing.T, file []byte) []byte {
 
 // A restore that was stopped while it moved its files into place is begun again, not run on.
 func TestInterruptedRestore(t *testing.T) {
+	t.Parallel()
 	c := clustertest.Start(t, clustertest.Options{Nodes: 1, Operators: 1, Threshold: 1})
 	file, trust := backedUp(t, c)
 	report, err := verifyBackup(file, trust)
@@ -364,6 +368,7 @@ func TestInterruptedRestore(t *testing.T) {
 
 // The service authorises and records first.
 func TestBackupNeedsARole(t *testing.T) {
+	t.Parallel()
 	c := apitest.Start(t, apitest.Options{Options: clustertest.Options{Nodes: 1}})
 	bob := c.User("bob")
 	if _, err := bob.Backups().CreateBackup(t.Context(), &hizov1.CreateBackupRequest{}); apitest.Reason(err) != hizov1.ReasonPermissionDenied {
@@ -438,6 +443,37 @@ func TestBackupAfterRecovery(t *testing.T) {
 		t.Error("it verifies for whoever knows nothing of the recovery")
 	}
 	trust.Restores = append(trust.Restores, audit.LeafHash(recovery))
+	if _, err := verifyBackup(file, trust); err != nil {
+		t.Error(err)
+	}
+}
+
+// One of two members is removed: the other alone can't show that both wanted it, but a trust file of the new cluster can.
+func TestBackupAfterShrinkingToOne(t *testing.T) {
+	t.Parallel()
+	c := clustertest.Start(t, clustertest.Options{})
+	last := c.Leader()
+	var old audit.Trust
+	for _, n := range slices.Clone(c.Nodes) {
+		if n == last {
+			continue
+		}
+		_, old = backedUp(t, c) // all that are left sign
+		before, _ := last.Store().Cluster()
+		c.Must(fsm.Command{
+			Kind: fsm.KindMemberRemove, Principal: "user/test", Body: fsm.EncodeBody(fsm.KindMemberRemove, &fsm.MemberRemove{ID: n.ID}),
+			Audits: []fsm.Audit{{Action: "remove", Resource: "node/" + n.ID, Decision: fsm.Allowed}},
+		})
+		c.Await("the root key to be rotated", func() bool {
+			now, _ := last.Store().Cluster()
+			return now.RootGeneration > before.RootGeneration
+		})
+		c.Kill(n)
+	}
+	file, trust := backedUp(t, c)
+	if _, err := verifyBackup(file, old); err == nil || !strings.Contains(err.Error(), "too few were left") {
+		t.Errorf("for whoever knows nothing of the removal: %v", err)
+	}
 	if _, err := verifyBackup(file, trust); err != nil {
 		t.Error(err)
 	}

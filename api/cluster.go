@@ -119,7 +119,8 @@ func (s *clusterService) Init(ctx context.Context, req *hizov1.InitRequest) (*hi
 // trust is what an offline verification begins with.
 func (s *Server) trust() (audit.Trust, error) { return TrustOf(s.node.Store()) }
 
-// TrustOf is the trust in a cluster's audit log as this state has it: its first record, and those of restores and recoveries.
+// TrustOf is the trust in a cluster's audit log as this state has it: its first record, and those that no majority of the
+// members of before could sign for: of restores, of recoveries, and of removals that left too few of them.
 func TrustOf(store *fsm.Store) (audit.Trust, error) {
 	c, ok := store.Cluster()
 	if !ok {
@@ -130,16 +131,19 @@ func TrustOf(store *fsm.Store) (audit.Trust, error) {
 		return audit.Trust{}, fmt.Errorf("the first audit record: %w", err)
 	}
 	trust := audit.Trust{Cluster: inject.ClusterText(c.ID), Genesis: audit.LeafHash(leaf)}
+	var records []uint64
 	for _, r := range c.Restored {
-		if leaf, err = store.AuditLeaf(r.Record); err != nil {
-			return audit.Trust{}, fmt.Errorf("the record of a restore: %w", err)
-		}
-		trust.Restores = append(trust.Restores, audit.LeafHash(leaf))
+		records = append(records, r.Record)
+	}
+	first := uint64(0)
+	if len(records) > 0 {
+		first = records[len(records)-1]
 	}
 	recovery, _ := store.Recovery()
-	for _, seq := range recovery.Records {
+	records = append(append(records, recovery.Records...), store.SignerGaps(first)...)
+	for _, seq := range records {
 		if leaf, err = store.AuditLeaf(seq); err != nil {
-			return audit.Trust{}, fmt.Errorf("the record of a recovery: %w", err)
+			return audit.Trust{}, fmt.Errorf("record %d, which a verification has to trust: %w", seq, err)
 		}
 		trust.Restores = append(trust.Restores, audit.LeafHash(leaf))
 	}

@@ -250,6 +250,7 @@ func TestInitAndUnseal(t *testing.T) {
 }
 
 func TestFollowersSendToTheLeader(t *testing.T) {
+	t.Parallel()
 	c := apitest.Start(t, apitest.Options{})
 	ctx := t.Context()
 	c.Vault("ml")
@@ -288,6 +289,7 @@ func TestFollowersSendToTheLeader(t *testing.T) {
 }
 
 func TestMembership(t *testing.T) {
+	t.Parallel()
 	c := apitest.Start(t, apitest.Options{})
 	ctx := t.Context()
 	cl := c.Engineer.Cluster()
@@ -361,6 +363,7 @@ func TestMembership(t *testing.T) {
 
 // What a follower refuses by itself is on record in a moment, through the leader, and says which node it was.
 func TestFollowersRefusalsAreRecorded(t *testing.T) {
+	t.Parallel()
 	c := apitest.Start(t, apitest.Options{})
 	leader := c.Leader()
 	follower := c.Nodes[0]

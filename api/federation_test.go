@@ -97,6 +97,7 @@ func (c *ci) newest(decision string) *hizov1.AuditRecord {
 }
 
 func TestWorkloadIdentity(t *testing.T) {
+	t.Parallel()
 	c := startCI(t)
 	ctx := t.Context()
 	t.Run("login", func(t *testing.T) {
@@ -304,6 +305,7 @@ func rs512(t *testing.T, c *ci) string {
 
 // TestUnreachableIssuerStallsNobody: while one issuer hangs, others log in, and so do people.
 func TestUnreachableIssuerStallsNobody(t *testing.T) {
+	t.Parallel()
 	c := startCI(t)
 	c.User("bob")
 	slow := issuertest.New(t)
@@ -340,6 +342,7 @@ func TestUnreachableIssuerStallsNobody(t *testing.T) {
 }
 
 func TestSPIFFELogin(t *testing.T) {
+	t.Parallel()
 	c := startCI(t)
 	ctx := t.Context()
 	d, foreign := issuertest.NewTrustDomain(t, "prod.example"), issuertest.NewTrustDomain(t, "evil.example")
@@ -411,6 +414,7 @@ func TestSPIFFELogin(t *testing.T) {
 }
 
 func TestIssuersAndBindings(t *testing.T) {
+	t.Parallel()
 	c := startCI(t)
 	ctx := t.Context()
 	put := func(i *hizov1.Issuer) error {
@@ -484,6 +488,7 @@ func TestIssuersAndBindings(t *testing.T) {
 func errOnly[T any](_ T, err error) error { return err }
 
 func TestBindingIsTested(t *testing.T) {
+	t.Parallel()
 	c := startCI(t)
 	d := issuertest.NewTrustDomain(t, "prod.example")
 	c.issuer(&hizov1.Issuer{Name: "prod", Kind: "spiffe", Url: d.URL(), Keys: d.Bundle()})

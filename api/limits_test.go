@@ -158,6 +158,7 @@ var _ encoding.Codec = rawCodec{}
 
 // Hostile bytes in place of a message: nested without end, groups that never close, lengths that lie.
 func TestHostileMessages(t *testing.T) {
+	t.Parallel()
 	c := apitest.Start(t, apitest.Options{})
 	conn := dial(t, c, c.Leader().ID)
 	ctx := bearer(t.Context(), c.Engineer.Token)
@@ -186,6 +187,7 @@ func TestHostileMessages(t *testing.T) {
 }
 
 func TestRatesAndStreams(t *testing.T) {
+	t.Parallel()
 	const handshake = 2 * time.Second
 	c := apitest.Start(t, apitest.Options{Limits: api.Limits{
 		Principal: auth.Rate{Every: time.Hour, Burst: 60},
@@ -316,6 +318,7 @@ func TestRatesAndStreams(t *testing.T) {
 }
 
 func TestStrangersAreBounded(t *testing.T) {
+	t.Parallel()
 	c := apitest.Start(t, apitest.Options{Limits: api.Limits{StrangersEach: 3, ConnectionsEach: 20, Watches: 1, Tails: 1}})
 	ctx := t.Context()
 	leader := c.Leader().ID

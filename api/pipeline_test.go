@@ -45,6 +45,7 @@ func startPipelines(t *testing.T) *pipelines {
 // All of them share a cluster; each begins with a new pipeline ml/train. The order matters to none but the first, which
 // counts versions.
 func TestPipelines(t *testing.T) {
+	t.Parallel()
 	p := startPipelines(t)
 	for _, c := range []struct {
 		name string

@@ -111,6 +111,7 @@ func TestNothingLeavesUnrecorded(t *testing.T) {
 // Promise 2: once a revocation has been acknowledged, no reveal that starts later succeeds; and none
 // commits behind it.
 func TestRevocationIsLinearizable(t *testing.T) {
+	t.Parallel()
 	c := apitest.Start(t, apitest.Options{})
 	c.Vault("ml")
 	c.Put("ml", "db/main", "password", "hunter2")

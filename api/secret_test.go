@@ -108,6 +108,7 @@ func TestVersionsOfASecret(t *testing.T) {
 
 // Concurrent puts to one path each get a version of their own, and none gives up.
 func TestConcurrentPutsToOnePath(t *testing.T) {
+	t.Parallel()
 	var superseded, done atomic.Int64
 	count := fault(func(ctx context.Context, cmd fsm.Command, propose func(context.Context, fsm.Command) (fsm.Result, error)) (fsm.Result, error) {
 		r, err := propose(ctx, cmd)

@@ -83,6 +83,7 @@ func (c *canary) say(err error) {
 // TestCanary takes secrets through everything that the programs do, also what goes wrong, and then looks for them in
 // every file, log line, message and dump.
 func TestCanary(t *testing.T) {
+	t.Parallel()
 	own := t.TempDir() // files of the users', not of the cluster's
 	c := &canary{lab: newLab(t, 3, snapshotsSoon, func(n *node) {
 		n.configure("log: {}", "log: {level: debug}")

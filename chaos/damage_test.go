@@ -16,6 +16,7 @@ import (
 // TestDamage damages what lies on one node's disk, one file after the other. The node says which and does not serve
 // on it; the other two go on meanwhile; with the file as it was, or by the way that the message names, it is back.
 func TestDamage(t *testing.T) {
+	t.Parallel()
 	l := newLab(t, 3, snapshotsSoon)
 	l.must("", "vault", "create", "ml")
 	l.must("the value", "secret", "put", "ml/kept", "f=-")
@@ -203,6 +204,7 @@ func remove(t *testing.T, path string) {
 
 // TestDamagedExport changes one byte of an export, everywhere, and cuts it: verification says no, and where.
 func TestDamagedExport(t *testing.T) {
+	t.Parallel()
 	l := newLab(t, 1)
 	l.must("", "vault", "create", "ml")
 	l.must("the value", "secret", "put", "ml/a", "f=-")

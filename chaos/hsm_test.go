@@ -12,6 +12,7 @@ import (
 // TestHSM: a node without its token says so and does not start; a running one that loses it is not missed, and is
 // back as soon as the token is, with no restart.
 func TestHSM(t *testing.T) {
+	t.Parallel()
 	needSoftHSM(t)
 	l := newLab(t, 3)
 	l.must("", "vault", "create", "ml")

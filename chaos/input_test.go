@@ -16,6 +16,7 @@ import (
 // TestBadInput is one cluster that is asked for what it must refuse: each refusal is clear, and the cluster goes
 // on unharmed.
 func TestBadInput(t *testing.T) {
+	t.Parallel()
 	l := newLab(t, 3)
 	l.must("", "vault", "create", "ml")
 	l.must("the value", "secret", "put", "ml/kept", "f=-")

@@ -4,6 +4,7 @@ import (
 	"crypto/sha256"
 	"encoding/base64"
 	"fmt"
+	"math/rand/v2"
 	"net"
 	"os"
 	"strconv"
@@ -39,10 +40,15 @@ development: true
 	return n
 }
 
-// freePorts lie below the range that outgoing connections take theirs from.
+// freePorts lie below the range that outgoing connections take theirs from. Tests run side by side, and none holds a port
+// before its node does: so each begins elsewhere.
 func freePorts(t *testing.T, n int) (ports []string) {
 	t.Helper()
-	for p := 9900; p > 2000 && len(ports) < n; p-- {
+	for range 100 {
+		p := 2000 + rand.IntN(7900)
+		if len(ports) == n {
+			break
+		}
 		if l, err := net.Listen("tcp", "127.0.0.1:"+strconv.Itoa(p)); err == nil {
 			l.Close()
 			ports = append(ports, strconv.Itoa(p))
@@ -96,6 +102,7 @@ func withSecretOf(t *testing.T, token, other string) string {
 
 // TestJoinTokens: a token admits one key under one name, once, for a while, to one cluster.
 func TestJoinTokens(t *testing.T) {
+	t.Parallel()
 	l := newLab(t, 3)
 	l.must("", "vault", "create", "ml")
 	l.must("the value", "secret", "put", "ml/kept", "f=-")
@@ -171,6 +178,7 @@ func TestJoinTokens(t *testing.T) {
 // TestJoinWithoutFounder: the members that a new node meets in the log's first entries are not the ones it has to
 // listen to now.
 func TestJoinWithoutFounder(t *testing.T) {
+	t.Parallel()
 	l := newLab(t, 3)
 	founder := l.nodes[0]
 	founder.end(syscall.SIGKILL)

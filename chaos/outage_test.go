@@ -18,6 +18,7 @@ import (
 // TestMinority: one node of three is asked to read and to write. It does neither, says so within the client's time,
 // and after the others' return all that was acknowledged before is there.
 func TestMinority(t *testing.T) {
+	t.Parallel()
 	l := newLab(t, 3)
 	l.must("", "vault", "create", "ml")
 	for i := range 5 {
@@ -76,6 +77,7 @@ func TestMinority(t *testing.T) {
 // TestKilledLeader kills the leader again and again while clients write. Each write has one request id over all its
 // attempts, whoever makes them. In the end every acknowledged write is there, once.
 func TestKilledLeader(t *testing.T) {
+	t.Parallel()
 	l := newLab(t, 3)
 	l.must("", "vault", "create", "ml")
 

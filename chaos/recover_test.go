@@ -12,6 +12,7 @@ import (
 // TestRecover is docs/recovery.md: two of three nodes are lost for good, the third goes on. A node that answers is not
 // given up, the plan changes nothing, and one that comes back with its old disk gets nothing.
 func TestRecover(t *testing.T) {
+	t.Parallel()
 	l := newLab(t, 3)
 	l.must("", "vault", "create", "ml")
 	l.must("the value", "secret", "put", "ml/kept", "f=-")

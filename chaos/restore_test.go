@@ -15,6 +15,7 @@ import (
 // TestRestore is docs/backup.md: all nodes are lost, one begins again from a backup, by the programs alone. What the
 // checkpoint kept outside says to be missing has to be waived aloud, and a node that is in a cluster is not overwritten.
 func TestRestore(t *testing.T) {
+	t.Parallel()
 	l := newLab(t, 3)
 	l.must("", "vault", "create", "ml")
 	l.must("the value", "secret", "put", "ml/kept", "f=-")

@@ -51,6 +51,7 @@ func (l *lab) enter(at *node, text string) result {
 // TestWrongShares: a sealed cluster, one right share, then every kind of wrong one. Each is refused by name and
 // takes nothing from what is there: the second right share unseals.
 func TestWrongShares(t *testing.T) {
+	t.Parallel()
 	l := newLab(t, 3)
 	l.must("", "vault", "create", "ml")
 	l.must("the value", "secret", "put", "ml/kept", "f=-")

@@ -52,6 +52,7 @@ type LevelTest struct{ N uint64 }`},
 // fails or is lost, no node of the old build ever sees a command that it does not know, and the old build does not start
 // any more once the last node was upgraded.
 func TestRollingUpgrade(t *testing.T) {
+	t.Parallel()
 	l := newLab(t, 3)
 	next := filepath.Join(t.TempDir(), "hizod-next")
 	dir := filepath.Dir(next)

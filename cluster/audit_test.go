@@ -26,6 +26,7 @@ import (
 
 // Every node signs the audit tree as it grows, and the signatures verify under the pinned keys.
 func TestCheckpoints(t *testing.T) {
+	t.Parallel()
 	c := clustertest.Start(t, clustertest.Options{CheckpointEvery: 50 * time.Millisecond})
 	leader := c.Leader()
 	last := c.Must(record("list"))
@@ -56,6 +57,7 @@ func TestCheckpoints(t *testing.T) {
 // A node signs no other root, nothing shorter than what it has signed, nothing of another cluster, and
 // nothing at all once the file that remembers its last signature was tampered with.
 func TestCheckpointsRefused(t *testing.T) {
+	t.Parallel()
 	c := clustertest.New(t, clustertest.Options{Nodes: 1, CheckpointEvery: time.Hour})
 	c.Init()
 	n := c.Nodes[0]
@@ -110,6 +112,7 @@ func TestCheckpointsRefused(t *testing.T) {
 
 // A change of members is vouched for by those who signed before it: a majority of the new ones is not enough.
 func TestOldSignersVouchForNewOnes(t *testing.T) {
+	t.Parallel()
 	c := clustertest.Start(t, clustertest.Options{CheckpointEvery: 50 * time.Millisecond})
 	var size uint64
 	c.Await("a checkpoint by all three", func() bool {
@@ -186,6 +189,7 @@ func TestOldSignersVouchForNewOnes(t *testing.T) {
 // A head file that is gone, or an old copy, gets no signature: the state says that this node signed more. A node
 // that was removed and joined again starts anew.
 func TestForgottenHead(t *testing.T) {
+	t.Parallel()
 	c := clustertest.Start(t, clustertest.Options{CheckpointEvery: 50 * time.Millisecond})
 	n := c.Nodes[2]
 	path := filepath.Join(n.Dir, "data", "head")
@@ -246,6 +250,7 @@ func TestForgottenHead(t *testing.T) {
 
 // Clients verify the cluster's name against its CA, at every node.
 func TestNodeCertificates(t *testing.T) {
+	t.Parallel()
 	c := clustertest.New(t, clustertest.Options{Nodes: 2})
 	before, err := c.Nodes[1].ClientCertificate()
 	if err != nil {

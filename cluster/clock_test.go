@@ -10,6 +10,7 @@ import (
 // A cluster that was off for long comes up with the voters it has. An approved member that is not a voter yet,
 // and away, has no say in that.
 func TestClockJumpNeedsVotersOnly(t *testing.T) {
+	t.Parallel()
 	clock := &clustertest.Clock{}
 	c := clustertest.New(t, clustertest.Options{Nodes: 2, Clock: clock})
 	c.Init()

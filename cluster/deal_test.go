@@ -13,6 +13,7 @@ import (
 // A deal that its leader did not finish is aborted; the committed one goes on working, and what the
 // unfinished one left on disk and in the HSM is destroyed.
 func TestUnfinishedDealIsAborted(t *testing.T) {
+	t.Parallel()
 	c := clustertest.Start(t, clustertest.Options{})
 	leader := c.Leader()
 	before, _ := leader.Store().Cluster()
@@ -47,6 +48,7 @@ func TestUnfinishedDealIsAborted(t *testing.T) {
 // Growing deals anew to everybody and destroys what it replaces; a node that was away gets its share when
 // it is back.
 func TestGrow(t *testing.T) {
+	t.Parallel()
 	c := clustertest.Start(t, clustertest.Options{})
 	old, _ := c.Leader().Store().Cluster()
 	for range 2 {
@@ -74,6 +76,7 @@ func TestGrow(t *testing.T) {
 }
 
 func TestDevelopmentNode(t *testing.T) {
+	t.Parallel()
 	c := clustertest.New(t, clustertest.Options{Nodes: 1, Development: true})
 	c.Init()
 	c.AwaitReady()
@@ -88,6 +91,7 @@ func TestDevelopmentNode(t *testing.T) {
 // fewer for good, and the next loss could leave too few. The HSM key of the lost file is kept until then: the
 // folder may be a disk that was not mounted.
 func TestLostShareIsDealtAgain(t *testing.T) {
+	t.Parallel()
 	for name, lose := range map[string]func(t *testing.T, c *clustertest.Cluster, n *clustertest.Node){
 		"file of a member": func(t *testing.T, c *clustertest.Cluster, n *clustertest.Node) {
 			c.Kill(n)

@@ -25,6 +25,7 @@ const inNamespace = "HIZO_TEST_DISK_NAMESPACE"
 
 // TestDiskFull fills real file systems, one for each node. It runs in a process of its own, which may mount them.
 func TestDiskFull(t *testing.T) {
+	t.Parallel()
 	if os.Getenv(inNamespace) != "" {
 		testDiskFull(t)
 		return

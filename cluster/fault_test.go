@@ -51,6 +51,7 @@ func requestID(n *clustertest.Node, b byte) (id [16]byte) {
 
 // The leader dies; what it acknowledged is there, and the cluster goes on.
 func TestKillLeader(t *testing.T) {
+	t.Parallel()
 	c := clustertest.Start(t, clustertest.Options{})
 	old := c.Leader()
 	c.Must(vault(t, old, "before", 1))
@@ -75,6 +76,7 @@ func TestKillLeader(t *testing.T) {
 // A leader that lost its network answers "unknown" for what it had proposed, never success and never a
 // plain failure; the client's retry with the same request id has one effect.
 func TestCutLeader(t *testing.T) {
+	t.Parallel()
 	c := clustertest.Start(t, clustertest.Options{})
 	old := c.Leader()
 	cmd := vault(t, old, "cut", 9)
@@ -120,6 +122,7 @@ func TestCutLeader(t *testing.T) {
 
 // A follower and a minority take nothing.
 func TestFollowerRefuses(t *testing.T) {
+	t.Parallel()
 	c := clustertest.Start(t, clustertest.Options{})
 	leader := c.Leader()
 	for _, n := range c.Nodes {
@@ -147,6 +150,7 @@ func TestFollowerRefuses(t *testing.T) {
 
 // Many at once: every acknowledged record is there once, in an order that all share.
 func TestConcurrentRecords(t *testing.T) {
+	t.Parallel()
 	c := clustertest.Start(t, clustertest.Options{})
 	leader := c.Leader()
 	const writers, each = 32, 50
@@ -199,6 +203,7 @@ func TestConcurrentRecords(t *testing.T) {
 
 // A leader whose clock is off proposes nothing and hands over; the others go on.
 func TestClockSkew(t *testing.T) {
+	t.Parallel()
 	clocks := map[string]*clustertest.Clock{"n1": {}, "n2": {}, "n3": {}}
 	c := clustertest.Start(t, clustertest.Options{Clocks: clocks})
 	bad := c.Leader()

@@ -51,6 +51,7 @@ func (r *recorder) Close() error { return nil }
 
 // Members share a gossip key that nobody else has; a sealed node has it too, from its HSM.
 func TestGossipKeys(t *testing.T) {
+	t.Parallel()
 	var mu sync.Mutex
 	started := make(map[string][]*recorder)
 	c := clustertest.Start(t, clustertest.Options{Gossip: func(config cluster.GossipConfig) (cluster.Gossip, error) {

@@ -15,6 +15,7 @@ import (
 
 // Records that come while leadership moves wait and learn who leads: none is refused without a hint, none is lost.
 func TestTransferUnderLoad(t *testing.T) {
+	t.Parallel()
 	c := clustertest.Start(t, clustertest.Options{})
 	var stop atomic.Bool
 	var wg sync.WaitGroup
@@ -76,6 +77,7 @@ func TestTransferUnderLoad(t *testing.T) {
 }
 
 func TestTransferToANamedNode(t *testing.T) {
+	t.Parallel()
 	c := clustertest.Start(t, clustertest.Options{})
 	leader := c.Leader()
 	var to, other *clustertest.Node

@@ -44,6 +44,7 @@ func (k pulledKey) Sign(rand io.Reader, digest []byte, opts crypto.SignerOpts) (
 // A node whose HSM is out may be elected over the streams it has. It can sign no clock reading, so its term never
 // opens: it has to let another one lead all the same.
 func TestLeaderWithoutHSMDoesNotBlock(t *testing.T) {
+	t.Parallel()
 	var mu sync.Mutex
 	out := map[string]*atomic.Bool{}
 	c := clustertest.Start(t, clustertest.Options{OpenSeal: func(t testing.TB, dir, id string) seal.Seal {

@@ -13,6 +13,7 @@ import (
 )
 
 func TestJoinTokens(t *testing.T) {
+	t.Parallel()
 	clock := &clustertest.Clock{}
 	c := clustertest.New(t, clustertest.Options{Nodes: 3, Clock: clock})
 	c.Init()
@@ -120,6 +121,7 @@ func TestInitTwice(t *testing.T) {
 
 // A removed node is out at once, and what its share opened is replaced.
 func TestRemoveRotatesTheRoot(t *testing.T) {
+	t.Parallel()
 	c := clustertest.Start(t, clustertest.Options{Nodes: 4})
 	gone := c.Nodes[3]
 	if gone.IsLeader() {
@@ -167,6 +169,7 @@ func TestRemoveRotatesTheRoot(t *testing.T) {
 // The last one left has no node set to deal to, and rotates all the same: the shares of those that went open the
 // old root. Its own share is destroyed, and operators unseal it.
 func TestShrinkToOneRotatesTheRoot(t *testing.T) {
+	t.Parallel()
 	c := clustertest.Start(t, clustertest.Options{})
 	last := c.Leader()
 	c.Must(vault(t, last, "unused", 1))

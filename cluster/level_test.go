@@ -15,6 +15,7 @@ import (
 // A cluster of a newer build goes on at the old level until its last member runs that build, the one that is down
 // included. Then the level rises by itself, on record, and the older build neither starts nor joins.
 func TestRollingUpgradeRaisesTheLevel(t *testing.T) {
+	t.Parallel()
 	levels := map[string]uint32{"n1": 1, "n2": 1, "n3": 1, "n4": 1}
 	c := clustertest.Start(t, clustertest.Options{Levels: levels})
 	if cluster, build := c.Nodes[0].Level(); cluster != 1 || build != 1 {

@@ -42,6 +42,7 @@ func blocker(t *testing.T, c *clustertest.Cluster) {
 // All nodes come up at other addresses. They find each other by the configured seeds, unseal each other, and the state
 // has the new addresses.
 func TestAllNodesMove(t *testing.T) {
+	t.Parallel()
 	c := clustertest.Start(t, clustertest.Options{Seeds: true})
 	for _, n := range c.Nodes {
 		c.Kill(n)
@@ -86,6 +87,7 @@ func (s *speaker) Close() error           { return nil }
 
 // The same by what gossip shows. A lie there leads nowhere: the key is not at that address.
 func TestAllNodesMoveAndGossip(t *testing.T) {
+	t.Parallel()
 	all := &square{said: map[string]string{}}
 	c := clustertest.Start(t, clustertest.Options{Gossip: func(config cluster.GossipConfig) (cluster.Gossip, error) {
 		s := &speaker{all, config.ID}
@@ -121,6 +123,7 @@ func TestAllNodesMoveAndGossip(t *testing.T) {
 
 // One node moves, without seeds and without gossip: it finds the others where they were, and asks them who leads.
 func TestOneNodeMoves(t *testing.T) {
+	t.Parallel()
 	c := clustertest.Start(t, clustertest.Options{})
 	n := c.Nodes[0]
 	if n.IsLeader() {

@@ -11,6 +11,7 @@ import (
 
 // A new node replays the log from its first entry, through states that do not know today's leader.
 func TestJoinLedByALaterMember(t *testing.T) {
+	t.Parallel()
 	c := clustertest.New(t, clustertest.Options{Nodes: 3})
 	c.Init()
 	for range 60 {
@@ -61,6 +62,7 @@ func quarantine(t *testing.T, c *clustertest.Cluster, id string, on bool) {
 // Nodes that have never been unsealed give their shares to those whom the dealer named: here the first deal may need
 // two of them.
 func TestFiveNodesUnsealEachOther(t *testing.T) {
+	t.Parallel()
 	c := clustertest.Start(t, clustertest.Options{Nodes: 5})
 	for _, n := range c.Nodes {
 		c.Kill(n)

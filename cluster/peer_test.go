@@ -14,6 +14,7 @@ import (
 
 // A member has its own records proposed, in words of the leader's, and nothing else.
 func TestForwardedRecords(t *testing.T) {
+	t.Parallel()
 	c := clustertest.Start(t, clustertest.Options{})
 	leader := c.Leader()
 	var member, other *clustertest.Node
@@ -54,27 +55,35 @@ func TestForwardedRecords(t *testing.T) {
 
 // An unsealing under way when the cluster is sealed does not undo the seal, nor does a hand-over ever.
 func TestSealStands(t *testing.T) {
+	t.Parallel()
 	c := clustertest.Start(t, clustertest.Options{})
-	leader := c.Leader()
-	member, other := c.Nodes[0], c.Nodes[1]
-	if member == leader {
-		member = c.Nodes[2]
-	} else if other == leader {
-		other = c.Nodes[2]
-	}
-	before, _ := leader.Store().Cluster()
+	before, _ := c.Leader().Store().Cluster()
 	c.Must(fsm.Command{
 		Kind: fsm.KindSealFlag, Principal: "user/test", Body: fsm.EncodeBody(fsm.KindSealFlag, &fsm.SealFlag{Sealed: true}),
 		Audits: []fsm.Audit{{Action: "cluster.seal", Resource: "cluster", Decision: fsm.Allowed}},
 	})
-	for _, body := range []fsm.Unsealed{
-		{Node: member.ID, Method: "operators", Changed: before.Changed},
-		{Node: other.ID, Method: "handover", Changed: before.Changed},
-		{Node: other.ID, Method: "handover", Changed: leader.Store().Index(fsm.ObjCluster)},
+	type follower = *clustertest.Node
+	for _, body := range []func(member, other follower) fsm.Unsealed{
+		func(member, _ follower) fsm.Unsealed {
+			return fsm.Unsealed{Node: member.ID, Method: "operators", Changed: before.Changed}
+		},
+		func(_, other follower) fsm.Unsealed {
+			return fsm.Unsealed{Node: other.ID, Method: "handover", Changed: before.Changed}
+		},
+		func(_, other follower) fsm.Unsealed {
+			return fsm.Unsealed{Node: other.ID, Method: "handover", Changed: c.Leader().Store().Index(fsm.ObjCluster)}
+		},
 	} {
-		if err := member.ForwardTo(t.Context(), c.Leader().ID, member.DutyCommand(fsm.KindUnsealed, &body)); err != nil {
-			t.Fatal(err)
-		}
+		c.Await("a leader to take it", func() bool { // another node may lead meanwhile
+			leader := c.Leader()
+			followers := slices.DeleteFunc(slices.Clone(c.Nodes), func(n *clustertest.Node) bool { return n == leader })
+			record := body(followers[0], followers[1])
+			err := followers[0].ForwardTo(t.Context(), leader.ID, followers[0].DutyCommand(fsm.KindUnsealed, &record))
+			if _, moved := errors.AsType[*cluster.NotLeaderError](err); err != nil && !moved {
+				t.Fatal(err)
+			}
+			return err == nil
+		})
 	}
 	if cl, _ := c.Leader().Store().Cluster(); !cl.Sealed {
 		t.Error("the seal was undone")
@@ -83,6 +92,7 @@ func TestSealStands(t *testing.T) {
 
 // Shares come from the leader, of the deal that the log has open.
 func TestPushedShares(t *testing.T) {
+	t.Parallel()
 	c := clustertest.Start(t, clustertest.Options{})
 	leader := c.Leader()
 	cl, _ := leader.Store().Cluster()
@@ -103,6 +113,7 @@ func TestPushedShares(t *testing.T) {
 // One ceremony unseals the cluster, approved members only; and a root key of somebody's own making unseals
 // nobody.
 func TestHandOver(t *testing.T) {
+	t.Parallel()
 	c := clustertest.New(t, clustertest.Options{Nodes: 2})
 	c.Init()
 	first, second := c.Nodes[0], c.Nodes[1]
@@ -144,6 +155,7 @@ func TestHandOver(t *testing.T) {
 // What a follower's clients did reaches the log through the leader, marked with the node that said so, and only in the
 // forms that a member may speak for others.
 func TestForwardRecord(t *testing.T) {
+	t.Parallel()
 	c := clustertest.Start(t, clustertest.Options{})
 	leader := c.Leader()
 	member := c.Nodes[0]
@@ -232,6 +244,7 @@ func TestForwardRecord(t *testing.T) {
 
 // Members that may not have keys may not speak for clients either.
 func TestForwardRecordNeedsStanding(t *testing.T) {
+	t.Parallel()
 	c := clustertest.New(t, clustertest.Options{Nodes: 2}) // no node set: who restarts stays sealed
 	c.Init()
 	leader, member := c.Nodes[0], c.Nodes[1]

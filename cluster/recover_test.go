@@ -73,6 +73,7 @@ func note(c *clustertest.Cluster, i int) {
 // and takes the other survivor back, to which the new root key comes with a deal. What any survivor knew is there. One
 // that was given up and comes back is nobody.
 func TestRecoverFromLostQuorum(t *testing.T) {
+	t.Parallel()
 	c := clustertest.Start(t, clustertest.Options{Nodes: 5})
 	all := slices.Clone(c.Nodes)
 	for i := range 20 {

@@ -18,6 +18,7 @@ import (
 // A node whose disk is gone comes back under its name: with its HSM, and so its key, and without. It is removed first,
 // because its old log counted for majorities and its old share opens the old root.
 func TestReplace(t *testing.T) {
+	t.Parallel()
 	for name, keepsKey := range map[string]bool{"the disk is gone": false, "the disk is gone and the HSM is not": true} {
 		t.Run(name, func(t *testing.T) {
 			c := clustertest.Start(t, clustertest.Options{CheckpointEvery: 100 * time.Millisecond})

@@ -10,6 +10,7 @@ import (
 // A node that was away longer than the log reaches back gets a snapshot, goes on from there, survives a
 // kill right after, and unseals.
 func TestLaggingNodeGetsSnapshot(t *testing.T) {
+	t.Parallel()
 	c := clustertest.Start(t, clustertest.Options{})
 	away := c.Nodes[2]
 	if away.IsLeader() {

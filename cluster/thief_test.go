@@ -185,6 +185,7 @@ func stealAs(t *testing.T, c *clustertest.Cluster, x *clustertest.Node, victims 
 
 // A member that nobody has approved gets no certificate, no share and no say in Raft, whatever it claims.
 func TestUnapprovedMemberGetsNothing(t *testing.T) {
+	t.Parallel()
 	c := clustertest.Start(t, clustertest.Options{})
 	x := c.Add()
 	c.Join(x)
@@ -203,6 +204,7 @@ func TestUnapprovedMemberGetsNothing(t *testing.T) {
 }
 
 func TestQuarantinedMemberGetsNothing(t *testing.T) {
+	t.Parallel()
 	c := clustertest.Start(t, clustertest.Options{})
 	x := c.Nodes[2]
 	if x.IsLeader() {
@@ -221,6 +223,7 @@ func TestQuarantinedMemberGetsNothing(t *testing.T) {
 // A member in good standing that calls itself the leader still gets no share without the record of it in the
 // holder's own log.
 func TestNoShareOnALeadersWord(t *testing.T) {
+	t.Parallel()
 	c := clustertest.Start(t, clustertest.Options{})
 	x, victims := c.Nodes[2], c.Nodes[:2]
 	if x.IsLeader() {
@@ -255,6 +258,7 @@ func TestNoShareOnALeadersWord(t *testing.T) {
 // One disk's log is edited while the cluster is off: an entry admits and approves the thief's own key, without a
 // valid MAC. Sealed holders cannot check MACs; they know whom they verified while they could.
 func TestEditedLogGivesNoShare(t *testing.T) {
+	t.Parallel()
 	c := clustertest.Start(t, clustertest.Options{})
 	n1, n2 := c.Nodes[0], c.Nodes[1]
 	s, err := software.Open(filepath.Join(t.TempDir(), "x"))
@@ -322,6 +326,7 @@ func TestEditedLogGivesNoShare(t *testing.T) {
 
 // A leader that is quarantined leads no more, and lets itself be led.
 func TestQuarantinedLeaderIsDeposed(t *testing.T) {
+	t.Parallel()
 	c := clustertest.Start(t, clustertest.Options{})
 	x := c.Leader()
 	quarantine(t, c, x.ID, true)

@@ -23,6 +23,7 @@ func text(t *testing.T, s shares.Share) string {
 
 // A cluster that was off for a year, all nodes at once, comes back unsealed with nobody present.
 func TestColdRestartAYearLater(t *testing.T) {
+	t.Parallel()
 	clock := &clustertest.Clock{}
 	c := clustertest.Start(t, clustertest.Options{Clock: clock})
 	before := c.Leader().Store().Time()
@@ -48,6 +49,7 @@ func TestColdRestartAYearLater(t *testing.T) {
 }
 
 func TestColdRestart(t *testing.T) {
+	t.Parallel()
 	c := clustertest.Start(t, clustertest.Options{})
 	for round := range 2 {
 		for _, n := range c.Nodes {
@@ -64,6 +66,7 @@ func TestColdRestart(t *testing.T) {
 }
 
 func TestOperatorsUnseal(t *testing.T) {
+	t.Parallel()
 	c := clustertest.New(t, clustertest.Options{Nodes: 1})
 	c.Init()
 	n := c.Nodes[0]
@@ -140,6 +143,7 @@ func forged(t *testing.T, like, from shares.Share) string {
 
 // hizo cluster seal: every node drops its keys, nobody gets a share, and operators at one node unseal all.
 func TestSealFlag(t *testing.T) {
+	t.Parallel()
 	c := clustertest.Start(t, clustertest.Options{})
 	c.Must(fsm.Command{
 		Kind: fsm.KindSealFlag, Principal: "user/test", Body: fsm.EncodeBody(fsm.KindSealFlag, &fsm.SealFlag{Sealed: true}),
@@ -178,6 +182,7 @@ func TestSealFlag(t *testing.T) {
 
 // One HSM and disk alone, and any node that is quarantined, get nothing.
 func TestQuarantinedNodeGetsNoShare(t *testing.T) {
+	t.Parallel()
 	c := clustertest.Start(t, clustertest.Options{})
 	victim := c.Nodes[2]
 	if victim.IsLeader() {
@@ -231,6 +236,7 @@ func TestQuarantinedNodeGetsNoShare(t *testing.T) {
 // A sealed leader hands leadership to an unsealed voter. With two voters there is no node set, so the
 // restarted one stays sealed.
 func TestSealedLeaderHandsOver(t *testing.T) {
+	t.Parallel()
 	c := clustertest.New(t, clustertest.Options{Nodes: 2})
 	c.Init()
 	c.Join(c.Nodes[1])

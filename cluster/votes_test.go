@@ -58,6 +58,7 @@ func memberOf(s cluster.Status, id string) cluster.MemberStatus {
 // A node that joined without a vote follows, unseals and serves, and gets neither a vote nor a share; promoted it gets
 // both, and demoted it gives both back, the share first.
 func TestNonVoter(t *testing.T) {
+	t.Parallel()
 	c := clustertest.Start(t, clustertest.Options{})
 	n := c.Add()
 	n.NonVoter = true
@@ -126,6 +127,7 @@ func TestNonVoter(t *testing.T) {
 
 // Down to one voter: no node set is left, and operators unseal from then on.
 func TestDemoteToOne(t *testing.T) {
+	t.Parallel()
 	c := clustertest.Start(t, clustertest.Options{})
 	last := c.Leader()
 	for _, n := range c.Nodes {
@@ -151,6 +153,7 @@ func TestDemoteToOne(t *testing.T) {
 
 // What the door asks before it takes a vote away.
 func TestLoseVote(t *testing.T) {
+	t.Parallel()
 	c := clustertest.Start(t, clustertest.Options{Nodes: 4})
 	leader := c.Leader()
 	var others []*clustertest.Node
@@ -191,6 +194,7 @@ func TestLoseVote(t *testing.T) {
 
 // Two of five die: both are removed, one after the other, and the three that are left unseal each other.
 func TestCleanUp(t *testing.T) {
+	t.Parallel()
 	c := clustertest.Start(t, clustertest.Options{Nodes: 5})
 	leader := c.Leader()
 	var dead []*clustertest.Node
@@ -240,6 +244,7 @@ func TestCleanUp(t *testing.T) {
 
 // Settings that somebody wrote on a disk do nothing.
 func TestForgedSettings(t *testing.T) {
+	t.Parallel()
 	c := clustertest.Start(t, clustertest.Options{Nodes: 4})
 	leader := c.Leader()
 	body, err := leader.MembershipBody(fsm.Membership{Stabilise: 1})

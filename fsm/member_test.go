@@ -431,6 +431,60 @@ func TestCheckpoints(t *testing.T) {
 	}
 }
 
+// Removals that leave no majority of those who signed before are gaps, whatever else came between.
+func TestSignerGaps(t *testing.T) {
+	w := newWorld(t)
+	signed := func() {
+		t.Helper()
+		size := w.s.AuditSize()
+		root, err := w.s.TreeRoot(size)
+		if err != nil {
+			t.Fatal(err)
+		}
+		w.ok(w.do(fsm.KindCheckpoint, fsm.Checkpoint{
+			Origin: "hizo/x", Size: size, Root: root[:], Time: 5, Signatures: []fsm.Signature{{Node: "n1", Signature: []byte("a")}},
+		}))
+	}
+	remove := func(node string) fsm.Command {
+		return w.do(fsm.KindMemberRemove, fsm.MemberRemove{ID: node})
+	}
+	var want []uint64
+	next := func(gap bool, change fsm.Command) {
+		t.Helper()
+		w.ok(change)
+		if gap {
+			want = append(want, w.s.AuditSize()-1)
+		}
+		if got := w.s.SignerGaps(0); !slices.Equal(got, want) {
+			t.Errorf("gaps %v, want %v", got, want)
+		}
+	}
+	grow := func(names ...string) {
+		for _, n := range names {
+			w.ok(w.joinToken(n), w.join(n, nil))
+			next(false, w.approve(n))
+		}
+	}
+	grow("n2", "n3", "n4", "n5")
+	signed()
+	next(false, remove("n5"))
+	next(false, remove("n4"))
+	next(true, remove("n3")) // two of the five who signed last
+	signed()
+	next(true, remove("n2")) // one of two
+	signed()
+	grow("n6", "n7", "n8")
+	signed()
+	next(false, remove("n6")) // three of four
+	signed()
+	next(false, remove("n7")) // two of three
+	w.ok(w.user("x"))
+	next(true, remove("n8")) // one of three
+	if got := w.s.SignerGaps(want[1]); !slices.Equal(got, want[2:]) {
+		t.Errorf("from record %d on: %v, want %v", want[1], got, want[2:])
+	}
+}
+
 // Every record of every size is provable, and every size is a prefix of every later one (RFC 6962 section 2.1).
 func TestAuditProofs(t *testing.T) {
 	w := newWorld(t)

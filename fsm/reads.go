@@ -1,8 +1,10 @@
 package fsm
 
 import (
+	"bytes"
 	"cmp"
 	"context"
+	"slices"
 
 	"github.com/cockroachdb/pebble/v2"
 )
@@ -280,14 +282,51 @@ func (s *Store) Checkpoint(size uint64) (Checkpoint, bool) {
 	return read[Checkpoint](s, objCheckpoint(size))
 }
 
+// SignerGaps are the audit records, from one record on, of removals that those who signed the checkpoint before could
+// not vouch for: no majority of them was left. (Two members who become one; several removals within a second.) A
+// verification has to be told to trust them, as it has for those of recoveries, which are not repeated here.
+func (s *Store) SignerGaps(from uint64) []uint64 {
+	recovery, _ := s.Recovery()
+	var gaps []uint64
+	for _, seq := range s.SignerChanges(from) {
+		before := from + 1
+		if cp, ok := s.checkpointUpTo(seq); ok {
+			before = max(before, cp.Size)
+		}
+		if before > seq || slices.ContainsFunc(recovery.Records, func(r uint64) bool { return before <= r && r < seq }) {
+			continue
+		}
+		signed, now := s.SignersAt(before), s.SignersAt(seq+1)
+		left := 0
+		for _, who := range signed {
+			if slices.ContainsFunc(now, func(n Signer) bool { return n.ID == who.ID && bytes.Equal(n.Key, who.Key) }) {
+				left++
+			}
+		}
+		if left*2 <= len(signed) {
+			gaps = append(gaps, seq)
+		}
+	}
+	return gaps
+}
+
 // LatestCheckpoint returns the checkpoint of the largest size.
 func (s *Store) LatestCheckpoint() (Checkpoint, bool) {
+	return s.lastCheckpoint(after(prefixCheckpoint))
+}
+
+// checkpointUpTo is the largest checkpoint of at most that size.
+func (s *Store) checkpointUpTo(size uint64) (Checkpoint, bool) {
+	return s.lastCheckpoint([]byte(objCheckpoint(size + 1)))
+}
+
+func (s *Store) lastCheckpoint(below []byte) (Checkpoint, bool) {
 	db := s.acquire()
 	if db == nil {
 		return Checkpoint{}, false
 	}
 	defer db.release()
-	it, err := db.NewIter(&pebble.IterOptions{LowerBound: []byte(prefixCheckpoint), UpperBound: after(prefixCheckpoint)})
+	it, err := db.NewIter(&pebble.IterOptions{LowerBound: []byte(prefixCheckpoint), UpperBound: below})
 	if err != nil {
 		s.fatal(err)
 	}

@@ -143,7 +143,7 @@ func followChain(chain []backup.Link, trust Trust) (State, tlog.Hash, error) {
 		if len(n.Signatures) > maxSignatures {
 			return fail(i, "more signatures than any checkpoint has")
 		}
-		if err := n.CheckSignatures(state.Signers, live); err != nil {
+		if err := state.vouched(n, live); err != nil {
 			return fail(i, "%w", err)
 		}
 		state.Size, state.Time, state.Signers, root = link.Size, link.Time, maps.Clone(live), now
@@ -173,6 +173,11 @@ func (s *State) follow(r Record, hash tlog.Hash, live Signers) error {
 	switch r.Action {
 	case actionRemove:
 		delete(live, node)
+		if slices.Contains(s.Restores, hash) {
+			s.Signers, s.removal = maps.Clone(live), nil // trusted by its fingerprint
+		} else {
+			s.removal = &hash
+		}
 		return nil
 	case actionGenesis:
 		if r.Seq != 0 {
@@ -194,6 +199,27 @@ func (s *State) follow(r Record, hash tlog.Hash, live Signers) error {
 		s.Signers = maps.Clone(live) // trusted by its fingerprint
 	}
 	return nil
+}
+
+// vouched demands the signatures that carry this state on. Where members were removed since, so that no majority of
+// those who could vouch for it is left, only a trust file can.
+func (s *State) vouched(n Note, live Signers) error {
+	err := n.CheckSignatures(s.Signers, live)
+	if err == nil || s.removal == nil || n.CheckSignatures(live, nil) != nil {
+		s.removal = nil
+		return err
+	}
+	left := 0
+	for node, key := range s.Signers {
+		if bytes.Equal(live[node], key) {
+			left++
+		}
+	}
+	if left*2 > len(s.Signers) {
+		return err
+	}
+	return fmt.Errorf("%w. Members were removed until too few were left to sign for that (docs/backup.md): if it is so, write %s behind "+
+		"the last word of the trust file's line", err, hex.EncodeToString(s.removal[:]))
 }
 
 // recover takes in that a majority of the signers was given up. What they would have to vouch for, only a trust file can.

@@ -149,8 +149,8 @@ func lineOf(leaf []byte) (leafLine, error) {
 type Trust struct {
 	Cluster string
 	Genesis tlog.Hash
-	// Restores are the hashes of the records by which restores from backups, and recoveries from a lost quorum, are
-	// trusted: who signs from there on, the members of before cannot say.
+	// Restores are the hashes of the records by which restores from backups, recoveries from a lost quorum, and removals
+	// that left no majority of the signers are trusted: who signs from there on, the members of before cannot say.
 	Restores []tlog.Hash
 }
 

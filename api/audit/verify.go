@@ -41,8 +41,10 @@ type State struct {
 	Signers Signers     `json:"signers"`
 	Time    int64       `json:"time"` // of the newest checkpoint
 
-	Restores []tlog.Hash `json:"restores,omitempty"` // records of restores that are trusted
+	Restores []tlog.Hash `json:"restores,omitempty"` // records that are trusted by themselves (Trust.Restores)
 	Restore  string      `json:"restore,omitempty"`  // the last one: it began a log of another origin
+
+	removal *tlog.Hash // of the last removal since the newest checkpoint, unless it is trusted
 }
 
 // Begin is the state before the first record.
@@ -286,7 +288,7 @@ func (v *verifier) checkpoint(line []byte) error {
 	case n.Root != v.tree.root():
 		return bad("these records are not the ones that the members signed")
 	}
-	if err := n.CheckSignatures(v.state.Signers, v.live); err != nil {
+	if err := v.state.vouched(n, v.live); err != nil {
 		return bad("checkpoint over %d records: %v", n.Size, err)
 	}
 	v.state.Size, v.state.Edge, v.state.Time = v.tree.size, append([]tlog.Hash(nil), v.tree.edge...), n.Time

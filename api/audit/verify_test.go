@@ -557,3 +557,62 @@ func TestRecoveryInTheLog(t *testing.T) {
 		}
 	}
 }
+
+// Who is left of two can't vouch for the removal of the other, nor two of five for that of three. A trust file can.
+func TestRemovalsThatNobodyCanVouchFor(t *testing.T) {
+	a, b, c := newNode(t, "n1"), newNode(t, "n2"), newNode(t, "n3")
+	removed := func(sign func(l *logBook), gone ...*node) *logBook {
+		l := begin(t, a)
+		l.member("approve", b)
+		l.member("approve", c)
+		l.checkpoint(a)
+		l.records(1)
+		l.checkpoint(a, b)
+		for _, n := range gone {
+			l.member("remove", n)
+		}
+		sign(l)
+		l.records(1)
+		l.checkpoint(a)
+		return l
+	}
+	for what, l := range map[string]*logBook{
+		"one by one":   removed(func(l *logBook) { l.checkpoint(a, b); l.member("remove", b); l.checkpoint(a) }, c),
+		"both at once": removed(func(l *logBook) { l.checkpoint(a) }, c, b),
+	} {
+		export := l.close()
+		trust := l.trust()
+		_, err := audit.Verify(bytes.NewReader(export), trust.Begin())
+		var hash string
+		for i, leaf := range l.leaves {
+			if r, err := audit.ParseLeaf(leaf); err == nil && r.Action == "remove" && r.Resource == "node/n2" {
+				h := audit.LeafHash(l.leaves[i])
+				hash = hex.EncodeToString(h[:])
+			}
+		}
+		if err == nil || !strings.Contains(err.Error(), hash) {
+			t.Fatalf("%s: without trust in %s: %v", what, hash, err)
+		}
+		if trust, err = audit.ParseTrust(trust.String() + " " + hash); err != nil { // as the message says
+			t.Fatal(err)
+		}
+		report, err := audit.Verify(bytes.NewReader(export), trust.Begin())
+		if err != nil || len(report.State.Signers) != 1 || report.State.Signers["n1"] == nil || report.Unsigned != 0 {
+			t.Errorf("%s: with trust in it: %+v, %v", what, report, err)
+		}
+	}
+	// A majority is there and did not sign: that is no gap, and no trust in a removal is asked for.
+	l := removed(func(l *logBook) { l.checkpoint(b) }, c)
+	if _, err := l.verify(); err == nil || strings.Contains(err.Error(), "trust file") {
+		t.Errorf("a minority's signature: %v", err)
+	}
+	// Nor does trust in a removal make up for who is left and silent.
+	trust := l.trust()
+	trust.Restores = append(trust.Restores, audit.LeafHash(l.leaves[4]))
+	if r, err := audit.ParseLeaf(l.leaves[4]); err != nil || r.Action != "remove" {
+		t.Fatalf("%+v, %v", r, err)
+	}
+	if _, err := audit.Verify(bytes.NewReader(l.out.Bytes()), trust.Begin()); err == nil {
+		t.Error("one of the two that are left signed, and it verified")
+	}
+}

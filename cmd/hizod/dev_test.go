@@ -217,6 +217,7 @@ func needs(t *testing.T, hsm string) {
 }
 
 func TestDevRunsACluster(t *testing.T) {
+	t.Parallel()
 	for _, hsm := range []string{"softhsm", "software"} {
 		t.Run(hsm, func(t *testing.T) {
 			needs(t, hsm)
@@ -336,6 +337,7 @@ func TestDevRunsACluster(t *testing.T) {
 }
 
 func TestDevWithOneNode(t *testing.T) {
+	t.Parallel()
 	needs(t, "software")
 	dir := filepath.Join(t.TempDir(), "dev")
 	r := startDev(t, dir, "--nodes", "1", "--hsm", "software")
@@ -374,6 +376,7 @@ func TestDevWithOneNode(t *testing.T) {
 }
 
 func TestDevInterruptedDuringSetup(t *testing.T) {
+	t.Parallel()
 	needs(t, "software")
 	dir := filepath.Join(t.TempDir(), "dev")
 	r := startDev(t, dir, "--nodes", "3", "--hsm", "software")

@@ -33,6 +33,7 @@ func TestRunCommandAnswersItsExitCode(t *testing.T) {
 }
 
 func TestRunCommandLeavesNothingRunning(t *testing.T) {
+	t.Parallel()
 	file := filepath.Join(t.TempDir(), "pid")
 	if err := runCommand(t.Context(), "sleep 1000 & echo $! >"+file, os.Environ()); err != nil {
 		t.Fatal(err)

@@ -56,6 +56,7 @@ func TestWaitForEndsWithItsContext(t *testing.T) {
 }
 
 func TestStopNodesAsksThenKills(t *testing.T) {
+	t.Parallel()
 	ready := func(n *devNode) {
 		t.Helper()
 		err := n.waitFor(t.Context(), "it is ready", func() (bool, error) {

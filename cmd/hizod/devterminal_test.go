@@ -14,6 +14,7 @@ import (
 
 // A command that asks questions gets the terminal, Ctrl-C reaches it, and the terminal is ours again afterwards.
 func TestDevAtATerminal(t *testing.T) {
+	t.Parallel()
 	needs(t, "software")
 	exe, err := buildServer()
 	if err != nil {

@@ -18,6 +18,7 @@ import (
 // The process that leads is killed while PostgreSQL is changing the password: another one finishes that rotation, which
 // is the only one, and its value logs in.
 func TestLeaderProcessKilledDuringRotation(t *testing.T) {
+	t.Parallel()
 	needs(t, "software")
 	pg := servertest.StartPostgres(t)
 	pg.Exec(t, "CREATE ROLE app LOGIN PASSWORD 'first'")

@@ -72,6 +72,7 @@ func rotateRedis(r io.Reader) int {
 // A program with a real server behind it keeps what every target has to keep: nothing that the program needs for it is
 // lost on the way to its standard input, and nothing of its answer on the way back.
 func TestCommandRedis(t *testing.T) {
+	t.Parallel()
 	db := servertest.StartRedis(t)
 	db.Do(t, "ACL", "SETUSER", "rotator", "on", ">rotator-password",
 		"+acl|getuser", "+acl|setuser", "+acl|deluser", "+acl|save", "+client|list", "+client|kill", "+client|setname")

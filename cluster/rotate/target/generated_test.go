@@ -76,6 +76,7 @@ func TestGeneratedText(t *testing.T) {
 }
 
 func TestGeneratedKeys(t *testing.T) {
+	t.Parallel()
 	for kind, check := range map[string]func(private, public []byte) error{
 		"ed25519": pemPair, "ecdsa-p256": pemPair, "rsa-3072": pemPair,
 		"ssh-ed25519": func(private, public []byte) error {

@@ -10,6 +10,7 @@ import (
 )
 
 func TestMariaDB(t *testing.T) {
+	t.Parallel()
 	db := servertest.StartMariaDB(t)
 	// The least that an administrator needs.
 	db.Exec(t, `SET SESSION sql_log_off = 1`, `INSTALL SONAME 'auth_ed25519'`,

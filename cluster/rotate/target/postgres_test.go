@@ -34,6 +34,7 @@ var accounts atomic.Int64
 func fresh() string { return fmt.Sprintf(`train "%d'\`, accounts.Add(1)) }
 
 func TestPostgres(t *testing.T) {
+	t.Parallel()
 	db := servertest.StartPostgres(t)
 	// The least that an administrator needs.
 	db.Exec(t, append(quietly, `CREATE ROLE rotator LOGIN CREATEROLE PASSWORD 'rotator-password'`)...)

@@ -10,6 +10,7 @@ import (
 )
 
 func TestRedis(t *testing.T) {
+	t.Parallel()
 	db := servertest.StartRedis(t)
 	// The least that an administrator needs.
 	db.Do(t, "ACL", "SETUSER", "rotator", "on", ">rotator-password",

@@ -14,6 +14,7 @@ import (
 )
 
 func TestPostgresUsers(t *testing.T) {
+	t.Parallel()
 	db := servertest.StartPostgres(t)
 	db.Exec(t, append(quietly, `CREATE ROLE maker LOGIN CREATEROLE PASSWORD 'maker-password'`,
 		`CREATE SCHEMA iris`, `CREATE TABLE iris.measurements AS SELECT 42 AS sepal`, `GRANT ALL ON SCHEMA iris TO maker WITH GRANT OPTION`,
@@ -112,6 +113,7 @@ func TestPostgresUsers(t *testing.T) {
 }
 
 func TestMariaDBUsers(t *testing.T) {
+	t.Parallel()
 	db := servertest.StartMariaDB(t)
 	db.Exec(t, `SET SESSION sql_log_off = 1`, `CREATE DATABASE iris`, `CREATE TABLE iris.measurements AS SELECT 42 AS sepal`,
 		`CREATE USER maker IDENTIFIED BY 'maker-password'`, `GRANT CREATE USER, CONNECTION ADMIN ON *.* TO maker`,
@@ -140,6 +142,7 @@ func TestMariaDBUsers(t *testing.T) {
 }
 
 func TestRedisUsers(t *testing.T) {
+	t.Parallel()
 	db := servertest.StartRedis(t)
 	db.Do(t, "ACL", "SETUSER", "maker", "on", ">maker-password",
 		"+acl|getuser", "+acl|setuser", "+acl|deluser", "+acl|save", "+client|list", "+client|kill", "+client|setname")

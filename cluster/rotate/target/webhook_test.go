@@ -223,6 +223,7 @@ func TestWebhookAnswers(t *testing.T) {
 }
 
 func TestWebhookBounds(t *testing.T) {
+	t.Parallel()
 	t.Run("a receiver that never ends", func(t *testing.T) {
 		server := httptest.NewTLSServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			for r.Context().Err() == nil {
@@ -324,6 +325,7 @@ func TestWebhookCheck(t *testing.T) {
 
 // TestWebhookAsDocumented runs the receiver's check of docs/targets.md on a request as it is sent.
 func TestWebhookAsDocumented(t *testing.T) {
+	t.Parallel()
 	python, err := exec.LookPath("python3")
 	if err != nil {
 		t.Skip("python3 is not installed")
