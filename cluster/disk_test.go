@@ -46,8 +46,8 @@ func TestDiskMarks(t *testing.T) {
 		if now.Low != step.low || now.Full != step.full || held() != step.held {
 			t.Errorf("%s: low %v full %v held %v", step.name, now.Low, now.Full, held())
 		}
-		if (d.take() != nil) != step.full {
-			t.Errorf("%s: append: %v", step.name, d.take())
+		if err := d.take(1); (err != nil) != step.full {
+			t.Errorf("%s: append: %v", step.name, err)
 		}
 	}
 	// What cannot be read changes nothing.
@@ -56,6 +56,14 @@ func TestDiskMarks(t *testing.T) {
 	s.free = 0
 	if d.look() != was {
 		t.Errorf("a failed look: %+v", d.Status())
+	}
+	// Who appends fast does not wait for the next look.
+	s.err, s.free = nil, 0
+	if err := d.take(reserve/64 - 10000); err != nil || d.Status().Low {
+		t.Errorf("before a look is due: %+v, %v", d.Status(), err)
+	}
+	if err := d.take(10000); err != nil || !d.Status().Low {
+		t.Errorf("a sixty-fourth of the reserve was appended, and nobody looked: %+v, %v", d.Status(), err)
 	}
 	s.err, s.free = nil, 100<<20
 	if err := d.fits(50 << 20); err != nil {

@@ -42,8 +42,8 @@ type Config struct {
 	LockTimeout   time.Duration // default 1 s
 	Exit          func(error)   // ends the process and need not return; default logs and exits with 1
 	Logger        *slog.Logger
-	Room          func() error     // says no where the disk has no room for commands; nil: never
-	Appends       *meter.Histogram // ns that appending takes, the sync included; nil: not measured
+	Room          func(bytes int) error // says no where the disk has no room for commands of so many bytes; nil: never
+	Appends       *meter.Histogram      // ns that appending takes, the sync included; nil: not measured
 
 	wrap func(backend) backend // fault tests
 }
@@ -211,12 +211,15 @@ func (s *Store) roomFor(entries []*raft.Log) error {
 	if s.cfg.Room == nil {
 		return nil
 	}
+	commands, size := false, 0
 	for _, e := range entries {
-		if e.Type == raft.LogCommand {
-			return s.cfg.Room()
-		}
+		commands = commands || e.Type == raft.LogCommand
+		size += len(e.Data)
 	}
-	return nil
+	if !commands {
+		return nil
+	}
+	return s.cfg.Room(size)
 }
 
 // unappend deletes what a failed append may have left from index on.
