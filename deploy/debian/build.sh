@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # Builds the Debian packages hizo (client) and hizod (server) from bin/ into build/deb (make deb).
 #
-# dpkg-deb alone does it, so that nothing needs to be installed for it. The same commit and the same binaries give the same
-# bytes: all times are the commit's, all owners root.
+# dpkg-deb alone does it, so that nothing needs to be installed for it; compressed by gzip, which every release of Debian
+# reads. The same commit and the same binaries give the same bytes: all times are the commit's, all owners root.
 set -euo pipefail
 umask 022
 here=$(cd "$(dirname "$0")" && pwd)
@@ -53,11 +53,11 @@ Installed-Size: $(du -sk --apparent-size "$stage/$1" | cut -f 1)
 ${2}Section: admin
 Priority: optional
 Description: $3
-$(sed 's/^$/./; s/^/ /')
+$(fold -s -w 76 | sed 's/ *$//; s/^$/./; s/^/ /')
 CONTROL
   (cd "$stage/$1" && find . -type f ! -path './DEBIAN/*' -printf '%P\0' | sort -z | xargs -0 md5sum >DEBIAN/md5sums)
   find "$stage/$1" -exec touch --no-dereference --date "@$SOURCE_DATE_EPOCH" {} +
-  dpkg-deb --root-owner-group -Zzstd -z3 --build "$stage/$1" "$out/$1_${version}_$arch.deb" >/dev/null
+  dpkg-deb --root-owner-group -Zgzip --build "$stage/$1" "$out/$1_${version}_$arch.deb" >/dev/null
 }
 
 copyright() {
@@ -66,11 +66,18 @@ copyright() {
 Format: https://www.debian.org/doc/packaging-manuals/copyright-format/1.0/
 
 Files: *
-Copyright: The Hizo developers
+Copyright: 2026 The Hizo developers
 License: Apache-2.0
  On Debian systems the text of this licence is in /usr/share/common-licenses/Apache-2.0.
 COPYRIGHT
-  gzip -9nc CHANGELOG.md >"$stage/$1/usr/share/doc/$1/changelog.gz"
+  gzip -9nc CHANGELOG.md >"$stage/$1/usr/share/doc/$1/CHANGELOG.md.gz"
+  gzip -9nc >"$stage/$1/usr/share/doc/$1/changelog.gz" <<CHANGES
+$1 ($version) unstable; urgency=medium
+
+  * What is new: /usr/share/doc/$1/CHANGELOG.md.gz
+
+ -- The Hizo developers <hizo@localhost>  $(date -u -R -d "@$SOURCE_DATE_EPOCH")
+CHANGES
 }
 
 put hizo 755 /usr/bin/hizo "$bin/hizo"
