@@ -264,6 +264,7 @@ func TestRestoreRefuses(t *testing.T) {
 		t.Fatal(err)
 	}
 	head := &cluster.Head{Size: report.Header.Records, Root: root[:]}
+	tomorrow := &cluster.Head{Size: head.Size, Root: head.Root, Time: time.Now().Add(24 * time.Hour).UnixMilli()}
 
 	fresh := clustertest.New(t, clustertest.Options{Nodes: 1})
 	n := fresh.Nodes[0]
@@ -282,6 +283,8 @@ func TestRestoreRefuses(t *testing.T) {
 		}, cluster.ErrNotThisBackup},
 		{"another file than the one that was verified", first, report, nil, cluster.ErrNotThisBackup},
 		{"another seed", file, report, func(r *cluster.RestoreRequest) { r.Seed = secret.Random(r.Seed.Len()) }, cluster.ErrNotThisBackup},
+		{"a checkpoint of tomorrow", file, report, func(r *cluster.RestoreRequest) { r.Outside = tomorrow }, cluster.ErrRestoreTime},
+		{"another time than the clock's", file, report, func(r *cluster.RestoreRequest) { r.Said = time.Now().Add(time.Hour) }, cluster.ErrRestoreTime},
 		{"a waiver of two lines", file, report, func(r *cluster.RestoreRequest) { r.Waiver = "a\nb" }, cluster.ErrNotThisBackup},
 		{"its MAC is of another root key", withMAC(t, file), report, nil, cluster.ErrNotThisBackup},
 		{"a file that ends", file[:len(file)/2], report, nil, backup.ErrDamaged},
@@ -304,7 +307,9 @@ func TestRestoreRefuses(t *testing.T) {
 	}
 	another := clustertest.New(t, clustertest.Options{Nodes: 1})
 	another.Stop(another.Nodes[0])
-	done, err := restoreInto(t, another.Nodes[0], first, before, seed, func(r *cluster.RestoreRequest) { r.Outside = head })
+	done, err := restoreInto(t, another.Nodes[0], first, before, seed, func(r *cluster.RestoreRequest) {
+		r.Outside, r.Said = tomorrow, time.Now()
+	})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -312,7 +317,7 @@ func TestRestoreRefuses(t *testing.T) {
 		t.Errorf("%d records are lost, want %d", done.Lost, want)
 	}
 	leaf, err := audit.ParseLeaf(done.Leaf)
-	if err != nil || leaf.Action != fsm.ActionRestore || !strings.Contains(leaf.Detail, fmt.Sprintf("lost=%d waived=%q", done.Lost, "a test")) {
+	if err != nil || leaf.Action != fsm.ActionRestore || !strings.Contains(leaf.Detail, fmt.Sprintf("lost=%d time=confirmed waived=%q", done.Lost, "a test")) {
 		t.Errorf("the record of the restore: %+v, %v", leaf, err)
 	}
 }

@@ -99,7 +99,7 @@ var internal = map[string][]string{
 		"ErrInterrupted", "ErrNotThisBackup", "ErrRolledBack", "ErrRootMoved", // of backups and hizod restore
 		"ErrRecoveryBegun", "ErrQuorumThere", "ErrNotNewest", "ErrReport", "ErrRecoveryPlan", // of hizod recover
 		"ErrNoNodeSet", "ErrRootRotation", // of duties and node-to-node calls
-		"ErrNotThisBackup", "ErrRolledBack", "ErrInterrupted", // of hizod restore
+		"ErrNotThisBackup", "ErrRolledBack", "ErrInterrupted", "ErrRestoreTime", // of hizod restore
 	},
 	"auth":              {"ErrPasswordHash"},
 	"name":              {},

@@ -15,6 +15,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/hashicorp/raft"
 
@@ -47,6 +48,7 @@ var (
 type Head struct {
 	Size uint64
 	Root []byte
+	Time int64 // cluster time of it, ms
 }
 
 // RestoreRequest says what is restored. The caller has verified the file; Digest is what it found.
@@ -58,6 +60,8 @@ type RestoreRequest struct {
 
 	Outside *Head  // newest checkpoint kept outside
 	Waiver  string // why none is there, or why the lost records are given up; it goes into the audit log
+
+	Said time.Time // what another clock shows, by the word of whoever restores (CheckRestoreTime)
 }
 
 // Restored is what came of a restore.
@@ -106,6 +110,7 @@ type restoring struct {
 	dir    string
 	header backup.Header
 	store  *fsm.Store
+	time   RestoreTime
 	done   Restored
 }
 
@@ -134,6 +139,9 @@ func (r *restoring) run(ctx context.Context) (err error) {
 	}
 	defer ring.Close()
 	if err := r.checkHead(); err != nil {
+		return err
+	}
+	if r.time, err = CheckRestoreTime(r.cfg.Clock(), r.store.Time(), r.req.Outside, r.req.Said); err != nil {
 		return err
 	}
 	if err := r.begin(cl, ring); err != nil {
@@ -267,7 +275,7 @@ func (r *restoring) begin(cl fsm.Cluster, ring *keyring.Keyring) error {
 		ID: r.cfg.ID, PeerAddr: r.cfg.AdvertisePeer, ClientAddr: r.cfg.AdvertiseClient,
 		Key: public, SealKind: string(r.cfg.Seal.Kind()), Approved: true, Level: fsm.HighestLevel,
 	}
-	if m.ClientCert, err = signByCA(ring, cl.CA, nodeTemplate(m, r.cfg.Clock()), r.cfg.Seal.Identity().Public()); err != nil {
+	if m.ClientCert, err = signByCA(ring, cl.CA, nodeTemplate(m, r.time.Clock), r.cfg.Seal.Identity().Public()); err != nil {
 		return err
 	}
 	if m.MAC, err = ring.MAC(next.MACGeneration, m.MACDomain(), m.MACBody()); err != nil {
@@ -277,7 +285,7 @@ func (r *restoring) begin(cl fsm.Cluster, ring *keyring.Keyring) error {
 		return err
 	}
 	a := fsm.Anew{
-		Cluster: next, Member: m, History: max(binary.BigEndian.Uint64(id), 1), Time: r.cfg.Clock().UnixMilli(),
+		Cluster: next, Member: m, History: max(binary.BigEndian.Uint64(id), 1), Time: r.time.Clock.UnixMilli(),
 		Detail: fmt.Sprintf("origin=%s after=%s records=%d root=%x backup=%x %s", OriginOf(next), old, size, r.header.Root, r.req.Digest, r.how()),
 	}
 	if err := r.store.BeginAnew(a); err != nil {
@@ -304,6 +312,9 @@ func (r *restoring) how() string {
 	text := "operators=" + strings.Join(who, ",")
 	if h := r.req.Outside; h != nil {
 		text += fmt.Sprintf(" checkpoint=%d lost=%d", h.Size, r.done.Lost)
+	}
+	if !r.req.Said.IsZero() {
+		text += " time=confirmed"
 	}
 	if r.req.Waiver != "" {
 		text += fmt.Sprintf(" waived=%q", r.req.Waiver)

@@ -14,6 +14,7 @@ import (
 	"slices"
 	"strings"
 	"syscall"
+	"time"
 
 	"filippo.io/age"
 	"filippo.io/age/armor"
@@ -32,6 +33,7 @@ type restoreCmd struct {
 	Trust       string   `required:"" type:"path" placeholder:"FILE" help:"The trust file that \"hizo cluster init\" wrote, or the last restore printed."`
 	Checkpoint  string   `type:"path" placeholder:"FILE" help:"The newest checkpoint kept outside of the cluster (hizo audit checkpoint)."`
 	Waive       string   `placeholder:"REASON" help:"Restore although there is no checkpoint, or records up to it are lost. The reason goes into the audit log."`
+	Time        string   `placeholder:"TIME" help:"What time it is by another clock than this machine's, such as 2026-11-24T03:00Z: asked for where the clock is before the backup, or days after it."`
 	ShareFile   []string `type:"path" sep:"none" placeholder:"FILE" help:"An operator's share, encrypted or not; repeat. Without it: a prompt for each, or one a line on standard input."`
 	Identity    []string `short:"i" type:"path" sep:"none" placeholder:"FILE" help:"Age identities that open encrypted shares; repeat."`
 	TrustOutput string   `type:"path" placeholder:"FILE" help:"Where the trust file of the restored cluster goes (default: standard output)."`
@@ -60,6 +62,10 @@ func (c *restoreCmd) restore(ctx context.Context, cfg *Config, log *slog.Logger)
 	if err != nil {
 		return err
 	}
+	said, err := c.said()
+	if err != nil {
+		return err
+	}
 	open, err := c.source(ctx, cfg)
 	if err != nil {
 		return err
@@ -79,6 +85,9 @@ func (c *restoreCmd) restore(ctx context.Context, cfg *Config, log *slog.Logger)
 	if _, err := cluster.CheckRollback(h.Records, outside, c.Waive); err != nil {
 		return err
 	}
+	if err := c.clock(h, outside, said); err != nil {
+		return err
+	}
 	seed, who, err := c.operators(h)
 	if err != nil {
 		return err
@@ -92,7 +101,7 @@ func (c *restoreCmd) restore(ctx context.Context, cfg *Config, log *slog.Logger)
 	done, err := cluster.Restore(ctx, cluster.Config{
 		ID: cfg.Node, DataDir: cfg.DataDir, AdvertisePeer: cfg.Peers.Advertise, AdvertiseClient: cfg.Clients.Advertise,
 		Seal: s, Development: cfg.Development, Logger: log,
-	}, cluster.RestoreRequest{Open: open, Digest: report.Digest, Seed: seed, Shares: who, Outside: outside, Waiver: c.Waive})
+	}, cluster.RestoreRequest{Open: open, Digest: report.Digest, Seed: seed, Shares: who, Outside: outside, Waiver: c.Waive, Said: said})
 	if err != nil {
 		return err
 	}
@@ -123,7 +132,32 @@ func (c *restoreCmd) outside(trust audit.Trust) (*cluster.Head, error) {
 	if origin := audit.Origin(trust.Cluster); note.Origin != origin && !strings.HasPrefix(note.Origin, origin+"/") {
 		return nil, fmt.Errorf("%s is of another cluster: %s", c.Checkpoint, note.Origin)
 	}
-	return &cluster.Head{Size: note.Size, Root: note.Root[:]}, nil
+	return &cluster.Head{Size: note.Size, Root: note.Root[:], Time: note.Time}, nil
+}
+
+// said is what time it is by the word of whoever restores, zero if nobody says.
+func (c *restoreCmd) said() (time.Time, error) {
+	if c.Time == "" {
+		return time.Time{}, nil
+	}
+	for _, layout := range []string{time.RFC3339, "2006-01-02T15:04Z07:00"} {
+		if t, err := time.Parse(layout, c.Time); err == nil {
+			return t, nil
+		}
+	}
+	return time.Time{}, errors.New("--time: a time with its zone, such as 2026-11-24T03:00Z or 2026-11-24T04:00+01:00")
+}
+
+// clock says when the cluster goes on, and refuses where nobody has vouched for that.
+func (c *restoreCmd) clock(h backup.Header, outside *cluster.Head, said time.Time) error {
+	t, err := cluster.CheckRestoreTime(time.Now(), h.Created, outside, said)
+	age := cluster.Days(t.Age) + " old"
+	if t.Age < 0 {
+		age = cluster.Days(-t.Age) + " ahead of this clock: nothing expires until it has caught up"
+	}
+	fmt.Fprintf(os.Stderr, "This machine's clock: %s. The backup is %s. The cluster would go on at %s.\n",
+		audit.TimeText(t.Clock.UnixMilli()), age, audit.TimeText(t.Begins.UnixMilli()))
+	return err
 }
 
 // source finds the backup: a file here, or one where backups are kept.
