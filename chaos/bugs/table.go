@@ -91,6 +91,14 @@ var table = []bug{
 		faults: "gossip-only", seeds: 1, says: `audit: `,
 	},
 	{
+		name: "backup-proof-with-a-gap", promise: "an acknowledged backup verifies without the cluster",
+		edits: []edit{
+			{"cluster/backup.go", "	changes := n.store.SignerChanges(first)\n", "	changes := n.store.SignerChanges(first)[:1]\n"},
+			{"cluster/backup/keeper/keeper.go", "	if err := k.check(ctx, n, name); err != nil {\n", "	if err := error(nil); err != nil {\n"},
+		},
+		faults: "gossip-only", seeds: 1, says: `backup: .* does not verify`,
+	},
+	{
 		name: "watch-goes-on-from-now", promise: "a watch that is opened again misses nothing",
 		edits:  []edit{{"api/watch.go", "	k.at = at\n	if at.Epoch", "	k.at = k.a.store.EventsEnd()\n	if at.Epoch"}},
 		faults: "kill-one,kill-all,stop-one,restart-storm", seeds: 3, says: `watch: `,

@@ -32,6 +32,7 @@ const (
 	Revoke = "revoke"
 	UseOf  = "use" // a reveal whose point is its token
 	Rotate = "rotate"
+	Backup = "backup"
 
 	Lease      = "lease"       // a user was made; Token names the lease
 	LeaseLogin = "lease-login" // that user logs in at its server

@@ -61,6 +61,7 @@ gossip: {listen: "{{.Addr}}:{{.Gossip}}", allowed_cidrs: [10.77.0.0/24]}
 {{else}}seal: {type: software}
 {{end}}{{if .Join}}join: {token_file: "{{.Dir}}/join-token"}
 {{end}}raft: {snapshot_mib: 1}
+backup: {directory: "{{.Backups}}"}
 log: {level: info}
 `))
 
@@ -71,6 +72,9 @@ func New(cfg Config) (*Cluster, error) {
 		return nil, err
 	}
 	c := &Cluster{Config: cfg, Net: net, wrecked: map[*Node]string{}}
+	if err := os.MkdirAll(c.Backups(), 0o700); err != nil {
+		return nil, err
+	}
 	for i := 1; i <= cfg.Nodes; i++ {
 		n := &Node{Number: i, Name: fmt.Sprintf("n%d", i), hizod: cfg.Hizod, Dir: filepath.Join(cfg.Dir, fmt.Sprintf("n%d", i))}
 		if err := os.MkdirAll(n.Dir, 0o700); err != nil {
@@ -92,7 +96,7 @@ func New(cfg Config) (*Cluster, error) {
 			}
 		}
 		values := map[string]any{
-			"Name": n.Name, "Dir": n.Dir, "Addr": Addr(i), "Peer": PeerPort, "Client": ClientPort, "Gossip": GossipPort, "Join": i > 1,
+			"Name": n.Name, "Dir": n.Dir, "Addr": Addr(i), "Peer": PeerPort, "Client": ClientPort, "Gossip": GossipPort, "Join": i > 1, "Backups": c.Backups(),
 			"Label": "", "Module": "", "PIN": "",
 		}
 		if cfg.HSM == "softhsm" {
@@ -119,6 +123,9 @@ func New(cfg Config) (*Cluster, error) {
 	}
 	return c, nil
 }
+
+// Backups is the directory that all nodes keep backups in.
+func (c *Cluster) Backups() string { return filepath.Join(c.Dir, "backups") }
 
 // Addrs of all nodes for clients.
 func (c *Cluster) Addrs() []string {

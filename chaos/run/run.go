@@ -34,6 +34,7 @@ type result struct {
 	Revoked    int            // refusals after an acknowledged revocation
 	Rotated    int            // rotations that finished
 	Leased     int            // users that were handed out
+	Backups    int            // backups that were verified
 	Told       int            // events that watches told
 	Resets     int            // watches that started over
 	Records    uint64         // of the audit log
@@ -61,8 +62,8 @@ func (r *result) line() string {
 	for _, name := range slices.Sorted(maps.Keys(r.Faults)) {
 		faults = append(faults, fmt.Sprintf("%s %d/%d", name, r.Took[name], r.Faults[name]))
 	}
-	return fmt.Sprintf("seed %d (%s): %s; %d calls (%d in order), %d refusals after revocation, %d rotations, %d leases, %d events told (%d starts over), %d audit records, %d checkpoints, %d replicas equal, whole after %.1f s; faults that took effect: %s",
-		r.Seed, r.World, verdict, calls, r.Linear, r.Revoked, r.Rotated, r.Leased, r.Told, r.Resets, r.Records, r.Notes, r.States, r.Recovered, strings.Join(faults, " "))
+	return fmt.Sprintf("seed %d (%s): %s; %d calls (%d in order), %d refusals after revocation, %d rotations, %d leases, %d backups, %d events told (%d starts over), %d audit records, %d checkpoints, %d replicas equal, whole after %.1f s; faults that took effect: %s",
+		r.Seed, r.World, verdict, calls, r.Linear, r.Revoked, r.Rotated, r.Leased, r.Backups, r.Told, r.Resets, r.Records, r.Notes, r.States, r.Recovered, strings.Join(faults, " "))
 }
 
 func (r *result) json() string {
@@ -256,6 +257,8 @@ func (r *result) examine(ctx context.Context, c *lab.Cluster, w *workload.Worklo
 	if r.Captured, err = capture.Close(); err != nil {
 		bad(err.Error())
 	}
+	r.Backups, violations = check.Backups(c.Backups(), c.Trust, events)
+	bad(violations...)
 	data := map[string]string{}
 	for _, n := range c.Nodes {
 		data[n.Name] = n.Data()
@@ -328,6 +331,13 @@ func leaks(values []string, c *lab.Cluster, wire string) []string {
 		more, files, err := scanner.Tree(n.Dir, nil)
 		if err != nil || files == 0 {
 			out = append(out, fmt.Sprintf("canary: %s: %d files: %v", n.Name, files, err))
+		}
+		found = append(found, more...)
+	}
+	if _, err := os.Stat(c.Backups()); err == nil {
+		more, _, err := scanner.Tree(c.Backups(), nil)
+		if err != nil {
+			out = append(out, fmt.Sprintf("canary: backups: %v", err))
 		}
 		found = append(found, more...)
 	}

@@ -13,14 +13,14 @@ import (
 
 // total of all seeds of one call.
 type total struct {
-	seeds, violated                            int
-	seconds                                    float64
-	calls, unknown, linear, revoked, rotated   int
-	leased, told, records, notes, five, probed int
-	disks, replicas                            int
-	captured                                   int64
-	recovered                                  []float64
-	set, took, comes                           map[string]int
+	seeds, violated                                     int
+	seconds                                             float64
+	calls, unknown, linear, revoked, rotated            int
+	leased, backups, told, records, notes, five, probed int
+	disks, replicas                                     int
+	captured                                            int64
+	recovered                                           []float64
+	set, took, comes                                    map[string]int
 }
 
 // addUp prints the total of a file that -results has written.
@@ -60,6 +60,7 @@ func (t *total) add(r *result) {
 	}
 	t.seconds += r.Seconds
 	t.linear, t.revoked, t.rotated, t.leased, t.told = t.linear+r.Linear, t.revoked+r.Revoked, t.rotated+r.Rotated, t.leased+r.Leased, t.told+r.Told
+	t.backups += r.Backups
 	t.records, t.notes, t.replicas, t.captured = t.records+int(r.Records), t.notes+r.Notes, t.replicas+r.States, t.captured+r.Captured
 	t.recovered = append(t.recovered, r.Recovered)
 	for count, is := range map[*int]bool{&t.five: r.World.Nodes == 5, &t.probed: r.World.Probed, &t.disks: r.World.Disks} {
@@ -82,8 +83,8 @@ func (t *total) print(w io.Writer) {
 	slices.Sort(t.recovered)
 	fmt.Fprintf(w, "%d seeds (%d of five nodes, %d with probes, %d on disks that obey), %.0f s with faults, %d with violations.\n",
 		t.seeds, t.five, t.probed, t.disks, t.seconds, t.violated)
-	fmt.Fprintf(w, "%d calls (%d unknown, %d in order), %d refusals after revocation, %d rotations, %d leases, %d events told, %d audit records, %d checkpoints, %d replicas equal, %.1f GB captured.\n",
-		t.calls, t.unknown, t.linear, t.revoked, t.rotated, t.leased, t.told, t.records, t.notes, t.replicas, float64(t.captured)/1e9)
+	fmt.Fprintf(w, "%d calls (%d unknown, %d in order), %d refusals after revocation, %d rotations, %d leases, %d backups, %d events told, %d audit records, %d checkpoints, %d replicas equal, %.1f GB captured.\n",
+		t.calls, t.unknown, t.linear, t.revoked, t.rotated, t.leased, t.backups, t.told, t.records, t.notes, t.replicas, float64(t.captured)/1e9)
 	fmt.Fprintf(w, "Whole again after %.1f s (median), %.1f s at most. Faults set, and how often they took effect:\n",
 		t.recovered[len(t.recovered)/2], t.recovered[len(t.recovered)-1])
 	for _, name := range slices.Sorted(maps.Keys(t.set)) {

@@ -122,6 +122,7 @@ func (w *Workload) Run(ctx context.Context, seed uint64) {
 	wg.Go(func() { w.rotations(ctx) })
 	wg.Go(func() { w.leases(ctx, rand.New(rand.NewPCG(seed, 300))) })
 	wg.Go(func() { w.runs(ctx) })
+	wg.Go(func() { w.backups(ctx) })
 	wg.Go(func() { w.witness(ctx) })
 	wg.Wait()
 }
