@@ -36,6 +36,7 @@ func (s *authService) LoginToken(ctx context.Context, req *hizov1.LoginTokenRequ
 		a := l.ground.assertion
 		return fsm.KindLogin, &fsm.Login{
 			Token: token, ClientKey: client, Assertion: a.ID[:], AssertionExpires: a.Expires.UnixMilli(),
+			AssertionIssued: a.Issued.UnixMilli(),
 		}, nil
 	}
 	return s.login(ctx, l)

@@ -266,7 +266,7 @@ func (r *restoring) begin(cl fsm.Cluster, ring *keyring.Keyring) error {
 	rand.Read(id)
 	old, size := OriginOf(cl), r.store.AuditSize()
 	next := cl
-	next.Restored = append(slices.Clone(cl.Restored), fsm.Restore{ID: id, Record: size})
+	next.Restored = append(slices.Clone(cl.Restored), fsm.Restore{ID: id, Record: size, Time: r.time.Begins.UnixMilli()})
 	public, err := x509.MarshalPKIXPublicKey(r.cfg.Seal.Identity().Public())
 	if err != nil {
 		return fmt.Errorf("this node's identity key: %w", err)
@@ -285,7 +285,7 @@ func (r *restoring) begin(cl fsm.Cluster, ring *keyring.Keyring) error {
 		return err
 	}
 	a := fsm.Anew{
-		Cluster: next, Member: m, History: max(binary.BigEndian.Uint64(id), 1), Time: r.time.Clock.UnixMilli(),
+		Cluster: next, Member: m, History: max(binary.BigEndian.Uint64(id), 1), Time: r.time.Begins.UnixMilli(),
 		Detail: fmt.Sprintf("origin=%s after=%s records=%d root=%x backup=%x %s", OriginOf(next), old, size, r.header.Root, r.req.Digest, r.how()),
 	}
 	if err := r.store.BeginAnew(a); err != nil {

@@ -71,6 +71,7 @@ func (t *tx) backup(b *Backup) outcome {
 type Restore struct {
 	ID     []byte // 8 random bytes: the log has another origin from then on
 	Record uint64 // the audit record of it
+	Time   int64  // cluster time of it: an assertion from before may have logged in, which nobody here knows
 }
 
 const restoreID = 8
@@ -150,7 +151,7 @@ type Anew struct {
 	Cluster Cluster // as it is to be, with its MAC; the last of Restored is this restore
 	Member  Member  // the only one from now on, approved, with its MAC
 	History uint64  // number of the history from now on: watchers start over
-	Time    int64   // cluster time is at least this, from now on
+	Time    int64   // cluster time from now on: not before the state's
 	Detail  string  // of the leaf, beside the signer
 	// Generation and Sealed are the leaf's sealed part.
 	Generation uint32
@@ -173,6 +174,8 @@ func (s *Store) BeginAnew(a Anew) error {
 	switch {
 	case last < 0 || len(a.Cluster.Restored[last].ID) != restoreID || a.Cluster.Restored[last].Record != s.size:
 		return errors.New("begin anew: the cluster record does not name this restore")
+	case a.Time < s.time || a.Cluster.Restored[last].Time != a.Time:
+		return errors.New("begin anew: at another time than the cluster record says, or before the backup")
 	case a.History == 0 || a.History == s.epoch:
 		return errors.New("begin anew: watchers would not notice")
 	case !segment(a.Member.ID) || len(a.Member.Key) == 0 || !a.Member.Approved || a.Member.Quarantined:
@@ -182,7 +185,7 @@ func (s *Store) BeginAnew(a Anew) error {
 	if have := t.cluster(); have == nil || have.ID != a.Cluster.ID {
 		return ErrOtherCluster
 	}
-	t.time = max(s.time, a.Time)
+	t.time = a.Time
 	t.restart(&a)
 	t.audit(&Command{Principal: "node/" + a.Member.ID, Audits: []Audit{{
 		Action: ActionRestore, Resource: "cluster", Decision: Allowed,

@@ -36,9 +36,10 @@ func restored(t *testing.T, from *fsm.Store) *fsm.Store {
 
 func anew(s *fsm.Store) fsm.Anew {
 	cl, _ := s.Cluster()
-	cl.Restored = append(cl.Restored, fsm.Restore{ID: []byte("8 bytes!"), Record: s.AuditSize()})
+	at := s.Time() + 86_400_000
+	cl.Restored = append(cl.Restored, fsm.Restore{ID: []byte("8 bytes!"), Record: s.AuditSize(), Time: at})
 	return fsm.Anew{
-		Cluster: cl, Member: fsm.Member{ID: "r1", Key: fsmtest.Key("r1"), Approved: true}, History: 77, Time: s.Time() + 86_400_000, Detail: "origin=x",
+		Cluster: cl, Member: fsm.Member{ID: "r1", Key: fsmtest.Key("r1"), Approved: true}, History: 77, Time: at, Detail: "origin=x",
 	}
 }
 
@@ -97,6 +98,7 @@ func TestRestoreEndsWhatWasGivenOut(t *testing.T) {
 	s := restored(t, w.s)
 	a := anew(s)
 	a.Time = s.Time() + 1000 // the leases would go on
+	a.Cluster.Restored[0].Time = a.Time
 	if err := s.BeginAnew(a); err != nil {
 		t.Fatal(err)
 	}
@@ -139,7 +141,12 @@ func TestRestoreEndsWhatWasGivenOut(t *testing.T) {
 func TestBeginAnewRefuses(t *testing.T) {
 	w := newWorld(t)
 	for name, change := range map[string]func(*fsm.Anew){
-		"another record":   func(a *fsm.Anew) { a.Cluster.Restored[0].Record++ },
+		"another record": func(a *fsm.Anew) { a.Cluster.Restored[0].Record++ },
+		"another time":   func(a *fsm.Anew) { a.Time++ },
+		"time goes back": func(a *fsm.Anew) {
+			a.Time = w.s.Time() - 1
+			a.Cluster.Restored[0].Time = a.Time
+		},
 		"no restore":       func(a *fsm.Anew) { a.Cluster.Restored = nil },
 		"another cluster":  func(a *fsm.Anew) { a.Cluster.ID[0] ^= 1 },
 		"nobody":           func(a *fsm.Anew) { a.Member.Key = nil },

@@ -248,6 +248,8 @@ type Login struct {
 	// issuer's assertions log in once.
 	Assertion        []byte
 	AssertionExpires int64
+	// AssertionIssued is before it can have logged in anywhere, by cluster time.
+	AssertionIssued int64
 }
 
 // TokenRevoke revokes one token (Hash) or all of a principal, with Credentials also its client certificates and the

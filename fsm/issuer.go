@@ -204,7 +204,7 @@ func (t *tx) federated(cmd *Command, b *Login) outcome {
 	if !find[Issuer](t, ObjIssuer(token.Issuer)).Once {
 		return done()
 	}
-	if !hashed(b.Assertion) || b.AssertionExpires <= t.time {
+	if !hashed(b.Assertion) || b.AssertionExpires <= t.time || b.AssertionIssued <= t.forgotten() {
 		return refuse(CodeExpired)
 	}
 	out := done()
@@ -222,6 +222,18 @@ func (t *tx) federated(cmd *Command, b *Login) outcome {
 	})
 	t.expire(b.AssertionExpires, name)
 	return out
+}
+
+// forgotten is the time up to which something may have been used that is not remembered: a restore and a recovery
+// lose the end of what was.
+func (t *tx) forgotten() (until int64) {
+	if c := t.cluster(); c != nil && len(c.Restored) > 0 {
+		until = c.Restored[len(c.Restored)-1].Time
+	}
+	if r := find[Recovery](t, ObjRecovered); r != nil {
+		until = max(until, r.Recovered.At)
+	}
+	return until
 }
 
 // Issuer returns an issuer.

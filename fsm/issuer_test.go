@@ -181,3 +181,46 @@ func TestIssuersAndBindings(t *testing.T) {
 	w.want(fsm.CodeLimit, w.do(fsm.KindIssuerPut, fsm.IssuerPut{Issuer: fsmtest.Issuer("last")}))
 	w.ok(w.do(fsm.KindIssuerPut, fsm.IssuerPut{Issuer: fsmtest.Issuer("ci")}))
 }
+
+// What logged in after a backup was made, or at the end of a log that was lost, nobody knows here: an assertion from
+// before the restore or the recovery may have, and logs in no more.
+func TestAssertionFromBeforeARestoreIsRefused(t *testing.T) {
+	hold := func(t *testing.T, s *fsm.Store, w *world, until int64) {
+		t.Helper()
+		for _, test := range []struct {
+			token  string
+			issued int64
+			want   fsm.Code
+		}{
+			{"old", until - 60_000, fsm.CodeExpired},
+			{"of that moment", until, fsm.CodeExpired},
+			{"new", until + 1, fsm.CodeOK},
+		} {
+			c := w.Federated(s, "b", test.token, "jwt "+test.token)
+			b := body(t, c)
+			b.AssertionIssued = test.issued
+			c.Body = fsm.EncodeBody(c.Kind, b)
+			entry := w.Entry(c)
+			entry.Index, entry.Term = s.Position().Index+1, s.Position().Term
+			if got := s.Apply(entry).([]fsm.Result)[0]; got.Code != test.want {
+				t.Errorf("%s: %+v", test.token, got)
+			}
+		}
+	}
+	w := federated(t, func(i *fsm.Issuer) { i.Once = true })
+	w.ok(w.Federated(w.s, "b", "before", "jwt"))
+	s := restored(t, w.s)
+	a := anew(s)
+	a.Time = s.Time() + 120_000
+	a.Cluster.Restored[0].Time = a.Time
+	if err := s.BeginAnew(a); err != nil {
+		t.Fatal(err)
+	}
+	hold(t, s, w, a.Time)
+
+	w = federated(t, func(i *fsm.Issuer) { i.Once = true })
+	w.ok(w.Command(fsm.KindRecovered, "node/n1", "recover", "cluster", fsm.Recovered{
+		ID: [16]byte{9}, Node: "n1", By: "alice", Reason: "fire", At: w.Now() + 30_000, GivenUp: []string{"n3"},
+	}))
+	hold(t, w.s, w, w.Now()+30_000)
+}

@@ -64,7 +64,7 @@ func (c Cluster) MACBody() []byte {
 		bytes(c.OperatorKey).bytes(c.OperatorRoot)
 	t = recipients(t, c.OperatorRecipients)
 	for _, r := range c.Restored {
-		t = t.bytes(r.ID).number(r.Record)
+		t = t.bytes(r.ID).number(r.Record).number(uint64(r.Time))
 	}
 	return t
 }

@@ -28,7 +28,7 @@ func (b *Builder) Federated(store *fsm.Store, binding, token, assertion string) 
 	i, _ := store.Issuer(c.Issuer)
 	body := fsm.Login{
 		Token: b.Token("workload/"+c.Workload, token), ClientKey: []byte("client"),
-		Assertion: HashOf(assertion), AssertionExpires: b.Now() + 600_000,
+		Assertion: HashOf(assertion), AssertionExpires: b.Now() + 600_000, AssertionIssued: b.Now() - 1000,
 	}
 	body.Token.Method, body.Token.Issued = "oidc", b.Now()
 	body.Token.MaxExpires = min(body.Token.MaxExpires, b.Now()+c.MaxTTL)

@@ -185,6 +185,8 @@ func printable(s string) bool {
 type Assertion struct {
 	Claims  Claims
 	Expires time.Time
+	// Issued is before it can have been shown to anybody, by cluster time; zero of a certificate.
+	Issued time.Time
 	// ID tells assertions of one issuer apart. One that logs in once is remembered by it.
 	ID [sha256.Size]byte
 }

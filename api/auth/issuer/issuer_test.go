@@ -236,6 +236,26 @@ func TestAssertionID(t *testing.T) {
 	}
 }
 
+// When a token can have been used for the first time, whatever the issuer's clock says and leaves out.
+func TestAssertionIssued(t *testing.T) {
+	ci := issuertest.New(t)
+	i := static(t, ci, func(c *issuer.Config) { c.MaxAge = time.Hour })
+	now := time.Now().Truncate(time.Second)
+	for name, test := range map[string]struct {
+		changes map[string]any
+		want    time.Time
+	}{
+		"by iat":              {map[string]any{"iat": now.Add(-time.Minute).Unix()}, now.Add(-time.Minute - issuer.Leeway)},
+		"of unknown age":      {map[string]any{"iat": nil, "exp": now.Add(10 * time.Minute).Unix()}, now.Add(-50*time.Minute - issuer.Leeway)},
+		"of unknown age, new": {map[string]any{"iat": nil, "exp": now.Add(time.Hour).Unix()}, now.Add(-issuer.Leeway)},
+	} {
+		a, err := verify(t, i, ci.Sign(ci.Claims("github", audience, test.changes)), now)
+		if err != nil || !a.Issued.Equal(test.want) {
+			t.Errorf("%s: %v, %v", name, a, err)
+		}
+	}
+}
+
 func TestConfig(t *testing.T) {
 	ci := issuertest.New(t)
 	for name, c := range map[string]struct {

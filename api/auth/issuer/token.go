@@ -153,7 +153,7 @@ func (i *Issuer) Verify(ctx context.Context, t *Token, now time.Time) (*Assertio
 	if i.conf.Kind == SPIFFE {
 		withSPIFFE(claims)
 	}
-	return &Assertion{Claims: claims, Expires: t.standard.expires.Add(Leeway), ID: i.id(t)}, nil
+	return &Assertion{Claims: claims, Expires: t.standard.expires.Add(Leeway), Issued: i.issued(&t.standard), ID: i.id(t)}, nil
 }
 
 func (i *Issuer) signature(ctx context.Context, t *Token) error {
@@ -213,6 +213,16 @@ func (i *Issuer) times(s *standard, now time.Time) error {
 		return refuse(TooOld)
 	}
 	return nil
+}
+
+// issued goes by iat, less what the issuer's clock may be ahead. Without iat it is the earliest time at which a token that
+// expires then would have been taken.
+func (i *Issuer) issued(s *standard) time.Time {
+	at := s.iat
+	if at.IsZero() {
+		at = s.expires.Add(-i.conf.MaxAge)
+	}
+	return at.Add(-Leeway)
 }
 
 // id is made of jti where there is one, and otherwise of what is signed: the signature itself could be written in
