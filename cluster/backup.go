@@ -83,6 +83,11 @@ func (n *Node) Backup(ctx context.Context, name, version string, w io.Writer) (f
 	return made, out.Prove(proof)
 }
 
+// BackupKept puts into the state that a backup arrived and was read back: the schedule and the metrics go by that.
+func (n *Node) BackupKept(ctx context.Context, made fsm.Backup) error {
+	return n.proposeDuty(ctx, n.raft.CurrentTerm(), fsm.KindBackupKept, &fsm.BackupKept{Seq: made.Seq})
+}
+
 // untilDone stops a copy of gigabytes when whoever asked for it has gone.
 type untilDone struct {
 	ctx context.Context

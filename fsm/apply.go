@@ -280,6 +280,8 @@ func (t *tx) dispatch(cmd *Command, body any, before *request, first bool) outco
 		return t.operatorsCommit(body)
 	case *OperatorsAbort:
 		return t.operatorsAbort(body)
+	case *BackupKept:
+		return t.backupKept(body)
 	case *Backup:
 		return t.backup(body)
 	case *LeaseRolePut:
@@ -381,7 +383,7 @@ func readable(name string) bool {
 func unaudited(k Kind) bool {
 	switch k {
 	case KindTick, KindMemberUpdate, KindDealPropose, KindDealCommit, KindDealAbort, KindDealRetire, KindCheckpoint,
-		KindLeaseSweep, KindKeyRewrap:
+		KindLeaseSweep, KindKeyRewrap, KindBackupKept:
 		return true
 	}
 	return false

@@ -38,6 +38,15 @@ type Backup struct {
 	Time    int64  // set by Apply, as is what follows
 	Seq     uint64 // the audit record of it
 	Changed uint64
+
+	Kept      int64 // Time of the newest backup that was read back and verified; 0: none yet
+	KeptBytes uint64
+}
+
+// BackupKept says that the newest backup lies where it was to be and was read back. The record of the backup can't say
+// so: it is older than the end of the file.
+type BackupKept struct {
+	Seq uint64 // the audit record of the backup
 }
 
 func (o *Backup) changed() uint64 { return o.Changed }
@@ -60,11 +69,26 @@ func (t *tx) backup(b *Backup) outcome {
 	}
 	made := *b
 	made.Time, made.Seq, made.Changed = t.time, t.size, t.index
+	made.Kept, made.KeptBytes = 0, 0
+	if before := find[Backup](t, ObjBackup); before != nil {
+		made.Kept, made.KeptBytes = before.Kept, before.KeptBytes
+	}
 	t.put(ObjBackup, &made)
 	out := done()
 	out.signer = made.detail()
 	out.Value = made
 	return out
+}
+
+func (t *tx) backupKept(b *BackupKept) outcome {
+	have := find[Backup](t, ObjBackup)
+	if have == nil || have.Seq != b.Seq {
+		return refuse(CodeNotFound)
+	}
+	kept := *have
+	kept.Kept, kept.KeptBytes, kept.Changed = have.Time, have.Bytes, t.index
+	t.put(ObjBackup, &kept)
+	return done()
 }
 
 // Restore is one time that this cluster was restored from a backup.

@@ -180,6 +180,25 @@ func TestBackupRecord(t *testing.T) {
 	if b, ok := w.s.LastBackup(); !ok || b.Seq != r.Audit || b.Time == 0 {
 		t.Errorf("last backup %+v", b)
 	}
+	kept := func(seq uint64) fsm.Command {
+		c := duty(fsm.Backup{})
+		c.Kind, c.Audits, c.Body = fsm.KindBackupKept, nil, fsm.EncodeBody(fsm.KindBackupKept, &fsm.BackupKept{Seq: seq})
+		return c
+	}
+	size := w.s.AuditSize()
+	w.ok(kept(r.Audit))
+	first, _ := w.s.LastBackup()
+	if first.Kept != first.Time || first.KeptBytes != good.Bytes || w.s.AuditSize() != size {
+		t.Errorf("kept: %+v, %d records", first, w.s.AuditSize()-size)
+	}
+	w.later(1000)
+	w.ok(duty(good))
+	if b, _ := w.s.LastBackup(); b.Kept != first.Kept || b.Time == first.Time {
+		t.Errorf("a later one that nobody has read back: %+v", b)
+	}
+	if r := w.apply(kept(r.Audit))[0]; r.Code != fsm.CodeNotFound {
+		t.Errorf("the one before is kept: %+v", r)
+	}
 	for name, change := range map[string]func(*fsm.Backup){
 		"a name with a space": func(b *fsm.Backup) { b.Name = "b1 sha256=11" },
 		"no digest":           func(b *fsm.Backup) { b.Digest = nil },

@@ -336,6 +336,8 @@ func NewBody(kind Kind) (body any, known bool) {
 		return new(OperatorsCommit), true
 	case KindBackup:
 		return new(Backup), true
+	case KindBackupKept:
+		return new(BackupKept), true
 	case KindOperatorsAbort:
 		return new(OperatorsAbort), true
 	case KindLevelRaise:

@@ -95,6 +95,7 @@ const (
 	KindLevelRaise Kind = 170 // LevelRaise
 	KindRecovered  Kind = 171 // Recovered
 	KindBackup     Kind = 180 // Backup (duty)
+	KindBackupKept Kind = 181 // BackupKept (duty)
 )
 
 // EntryFormat is the format version of Entry this build writes.

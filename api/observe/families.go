@@ -76,9 +76,9 @@ func Families() []Family {
 		g("hizo_key_rotations_due", "Rotations of the cluster's own keys that have begun and not ended."),
 		g("hizo_leases", "Leases: held, revoking (their user is about to be dropped), dead (nobody could drop it: hizo lease dead list).", "state"),
 
-		g("hizo_backup_timestamp_seconds", "When the newest backup was made, Unix seconds by cluster time; 0: there is none."),
+		g("hizo_backup_timestamp_seconds", "When the newest backup that was read back and verified was made, Unix seconds by cluster time; 0: there is none."),
 		g("hizo_backup_bytes", "Its size."),
-		c("hizo_backup_failures_total", "Backups that this node could not make, or not keep. One that failed late is on record all the same, and counts as the newest."),
+		c("hizo_backup_failures_total", "Backups that this node could not make, or not keep."),
 
 		g("hizo_disk_free_bytes", "Free where data_dir lies, for this process."),
 		g("hizo_disk_total_bytes", "Size of that file system."),

@@ -201,8 +201,8 @@ func (s sheet) state(node *attached, now time.Time, slow counted) {
 		s.put("hizo_checkpoint_age_seconds", max(0, now.Sub(time.UnixMilli(cp.Time)).Seconds()))
 	}
 	last, _ := store.LastBackup()
-	s.put("hizo_backup_timestamp_seconds", float64(last.Time)/1000)
-	s.put("hizo_backup_bytes", float64(last.Bytes))
+	s.put("hizo_backup_timestamp_seconds", float64(last.Kept)/1000)
+	s.put("hizo_backup_bytes", float64(last.KeptBytes))
 	for state, count := range slow.rotations {
 		s.put("hizo_rotations", float64(count), state)
 	}

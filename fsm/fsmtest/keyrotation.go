@@ -60,7 +60,13 @@ func (r *Random) keys(who, vault string) fsm.Command {
 			Deal: []byte("deal"), OperatorRoot: []byte("root"), MAC: []byte("mac"),
 		})
 	case 9:
-		if r.rng.IntN(2) == 0 {
+		switch r.rng.IntN(4) {
+		case 0:
+			last, _ := r.store.LastBackup()
+			kept := r.Command(fsm.KindBackupKept, who, "", "", fsm.BackupKept{Seq: last.Seq})
+			kept.Audits = nil
+			return kept
+		case 1:
 			return r.Command(fsm.KindBackup, who, "", "", fsm.Backup{
 				Name: r.name("backup", 4), Digest: make([]byte, sha256.Size), MAC: make([]byte, sha256.Size), Bytes: 7,
 				Records: uint64(r.rng.IntN(int(r.store.AuditSize()) + 2)), Index: r.store.Position().Index,

@@ -17,9 +17,8 @@ const (
 
 var _ cluster.Duty = (*Keeper)(nil).Duty
 
-// Duty makes backups on schedule while its node leads (cluster.Duty). When the newest one was made is in the state, so
-// that a new leader neither repeats it nor leaves one out. It is recorded before the file is whole, because the record is in
-// the file: after a try that failed, this leader asks the schedule no more until one has succeeded.
+// Duty makes backups on schedule while its node leads (cluster.Duty). When the newest one that was read back
+// was made is in the state, so that a new leader neither repeats it nor leaves one out.
 func (k *Keeper) Duty(ctx context.Context, n *cluster.Node, _ uint64) {
 	if k.schedule == nil {
 		return
@@ -34,7 +33,7 @@ func (k *Keeper) Duty(ctx context.Context, n *cluster.Node, _ uint64) {
 		case <-ctx.Done():
 			return
 		}
-		if !n.Leading() || n.Status().Sealed || k.cfg.Clock().Before(not) || not.IsZero() && !k.due(n, began) {
+		if !n.Leading() || n.Status().Sealed || k.cfg.Clock().Before(not) || !k.due(n, began) {
 			continue
 		}
 		_, err := k.Create(ctx, n)
@@ -51,13 +50,13 @@ func (k *Keeper) Duty(ctx context.Context, n *cluster.Node, _ uint64) {
 	}
 }
 
-// due says whether the schedule has come since the newest backup. A cluster that has none gets its first one at once.
+// due says whether the schedule has come since the newest backup that is kept. A cluster that has none gets its first one at once.
 func (k *Keeper) due(n *cluster.Node, began time.Time) bool {
 	now := k.cfg.Clock()
-	last, ok := n.Store().LastBackup()
-	if !ok {
+	last, _ := n.Store().LastBackup()
+	if last.Kept == 0 {
 		return now.Sub(began) >= look
 	}
-	next, ok := k.schedule.Next(time.UnixMilli(last.Time))
+	next, ok := k.schedule.Next(time.UnixMilli(last.Kept))
 	return ok && !next.After(now)
 }

@@ -161,6 +161,9 @@ func (k *Keeper) create(ctx context.Context, n *cluster.Node) (fsm.Backup, error
 		err = errors.Join(err, k.cfg.Place.Remove(context.WithoutCancel(ctx), name))
 		return fsm.Backup{}, &PlaceError{fmt.Errorf("the backup %s was written and does not verify when it is read back: %w", name, err)}
 	}
+	if err := n.BackupKept(ctx, made); err != nil {
+		return fsm.Backup{}, fmt.Errorf("the backup %s is kept and verifies, but the cluster could not be told: %w", name, err)
+	}
 	return made, nil
 }
 

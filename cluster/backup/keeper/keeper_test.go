@@ -42,18 +42,15 @@ func TestScheduleAndRetention(t *testing.T) {
 	})
 	c := clustertest.Start(t, clustertest.Options{Nodes: 1, Clock: clock, Duties: func(string) []cluster.Duty { return []cluster.Duty{k.Duty} }})
 	store := c.Nodes[0].Store()
-	last := func() uint64 {
-		b, _ := store.LastBackup()
-		return b.Seq
-	}
-	seen := uint64(0)
-	for range 3 {
-		c.Await("a scheduled backup", func() bool { return last() != seen })
-		seen = last()
-		c.Await("the duty to be done with it", func() bool { return k.Status().LastTook > 0 && k.Status().LastError == "" })
+	for i := range uint64(3) {
+		c.Await("a scheduled backup", func() bool { return k.Status().Made == i+1 })
 		clock.Advance(2 * time.Minute)
-		if list, err := k.List(t.Context()); err != nil || len(list) > 2 {
-			t.Fatalf("%d are kept: %v", len(list), err)
+		c.Await("old ones to be dropped", func() bool {
+			list, err := k.List(t.Context())
+			return err == nil && len(list) <= 2
+		})
+		if made := k.Status().Made; made != i+1 {
+			t.Fatalf("%d were made, the schedule says %d", made, i+1)
 		}
 		clock.Advance(time.Hour)
 	}
@@ -146,8 +143,8 @@ func TestFailedBackupIsTriedAgain(t *testing.T) {
 	})
 	c := clustertest.Start(t, clustertest.Options{Nodes: 1, Clock: clock, Duties: func(string) []cluster.Duty { return []cluster.Duty{k.Duty} }})
 	c.Await("a failure", func() bool { return k.Status().Failed == 1 })
-	if _, ok := c.Nodes[0].Store().LastBackup(); !ok {
-		t.Error("this test is about one that is on record")
+	if b, ok := c.Nodes[0].Store().LastBackup(); !ok || b.Kept != 0 {
+		t.Errorf("this test is about one that is on record and not kept: %+v", b)
 	}
 	clock.Advance(time.Minute)
 	c.Await("another try", func() bool { return k.Status().Failed == 2 })
@@ -156,12 +153,25 @@ func TestFailedBackupIsTriedAgain(t *testing.T) {
 // What does not verify when it is read back is not kept: it would count among those to keep.
 func TestUnreadableBackupIsRemoved(t *testing.T) {
 	t.Parallel()
+	cut := errors.New("it was cut")
+	var says error
 	k, dir := open(t, func(c *keeper.Config) {
-		c.Check = func(io.Reader, *fsm.Store) error { return errors.New("it was cut") }
+		c.Check = func(io.Reader, *fsm.Store) error { return says }
 	})
 	c := clustertest.Start(t, clustertest.Options{Nodes: 1})
-	if _, err := k.Create(t.Context(), c.Leader().Node); err == nil {
-		t.Error("it counts as made")
+	good, err := k.Create(t.Context(), c.Leader().Node)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := dir.Remove(t.Context(), good.Name); err != nil {
+		t.Fatal(err)
+	}
+	says = cut
+	if _, err := k.Create(t.Context(), c.Leader().Node); !errors.Is(err, cut) {
+		t.Errorf("it counts as made: %v", err)
+	}
+	if b, _ := c.Leader().Store().LastBackup(); b.Kept != good.Time || b.KeptBytes != good.Bytes || b.Seq == good.Seq {
+		t.Errorf("%+v is the newest that is kept, want that of %+v", b, good)
 	}
 	if list, err := dir.List(t.Context()); err != nil || len(list) != 0 {
 		t.Errorf("kept: %v, %v", list, err)
