@@ -40,12 +40,12 @@ import (
 //	         after every removal
 //
 // A crash before the rewrite's snapshot is published leaves the file "recovery" in stage begun: the node refuses to start
-// and the command goes on where it was. After it, stage done, until the record has committed.
+// and the command goes on where it was, once it was confirmed again: it may be days later. After it, stage done, until the record has committed.
 
 // Errors of a recovery.
 var (
 	// ErrRecoveryBegun says that a recovery of this node did not come to its end.
-	ErrRecoveryBegun = errors.New("a recovery of this node was begun and not finished: run hizod recover --config FILE, which finishes it")
+	ErrRecoveryBegun = errors.New("a recovery of this node was begun and not finished: run hizod recover --config FILE, which says how to finish it")
 	// ErrQuorumThere says that there is nothing to recover.
 	ErrQuorumThere = errors.New("the nodes that are left are a majority: start them, and remove the lost ones with hizo cluster remove")
 	// ErrNotNewest says that another survivor has to be the one.
@@ -55,6 +55,10 @@ var (
 	// ErrRecoveryPlan says that the answers do not fit together.
 	ErrRecoveryPlan = errors.New("recovery refused, nothing was changed")
 )
+
+// reportAge is how old the report of another survivor may be, by this node's clock. A node that was started since may have
+// more than it says, and nobody would notice.
+const reportAge = time.Hour
 
 const (
 	recoveryName  = "recovery"
@@ -242,6 +246,7 @@ type RecoverRequest struct {
 	GiveUp  []string // every other member: lost for good
 	By      string
 	Reason  string
+	Now     time.Time // the reports are of the last hour
 }
 
 // Plan is a request that may be carried out.
@@ -289,6 +294,9 @@ func (o *Offline) Plan(req RecoverRequest) (*Plan, error) {
 			return nil, fmt.Errorf("report of %q: %w", r.Node, ErrReport)
 		case settled[r.Node]:
 			return no("there are two reports of %s", r.Node)
+		case req.Now.Sub(time.UnixMilli(r.At)).Abs() > reportAge:
+			return no("the report of %s is of %s, and this node's clock says %s: it may have run since and have more. Run hizod recover --config FILE "+
+				"there again", r.Node, time.UnixMilli(r.At).UTC().Format(time.RFC3339), req.Now.UTC().Format(time.RFC3339))
 		case r.LastTerm > f.LastTerm || r.LastTerm == f.LastTerm && r.LastIndex > f.LastIndex:
 			return nil, fmt.Errorf("%w (%s: entry %d of term %d; here: entry %d of term %d)", ErrNotNewest, r.Node,
 				r.LastIndex, r.LastTerm, f.LastIndex, f.LastTerm)
@@ -340,10 +348,32 @@ func (o *Offline) Plan(req RecoverRequest) (*Plan, error) {
 	}
 	slices.Sort(p.record.Survivors)
 	slices.Sort(p.record.GivenUp)
-	sum := sha256.Sum256(aad.Tuple("hizo/recover/plan/v1", f.Cluster[:], []byte(f.Node), []byte(strings.Join(p.record.GivenUp, ",")),
-		binary.BigEndian.AppendUint64(nil, f.LastIndex), binary.BigEndian.AppendUint64(nil, f.LastTerm)))
-	p.Code = hex.EncodeToString(sum[:4])
+	p.Code = planCode(f.Cluster, p.record)
 	return p, nil
+}
+
+func planCode(cluster [16]byte, r fsm.Recovered) string {
+	sum := sha256.Sum256(aad.Tuple("hizo/recover/plan/v1", cluster[:], []byte(r.Node), []byte(strings.Join(r.GivenUp, ",")),
+		binary.BigEndian.AppendUint64(nil, r.LastIndex), binary.BigEndian.AppendUint64(nil, r.LastTerm)))
+	return hex.EncodeToString(sum[:4])
+}
+
+// Unfinished is the plan of a recovery that was begun here and did not come to its end, nil if there is none.
+func (o *Offline) Unfinished() *Plan {
+	if o.Found.Begun == nil {
+		return nil
+	}
+	p := &Plan{record: *o.Found.Begun, Code: planCode(o.Found.Cluster, *o.Found.Begun)}
+	for _, id := range p.record.GivenUp {
+		lost := fsm.Member{ID: id}
+		for _, m := range o.Found.Members {
+			if m.ID == id {
+				lost = m
+			}
+		}
+		p.Lost = append(p.Lost, lost)
+	}
+	return p
 }
 
 // Carry carries a plan out.
@@ -351,7 +381,7 @@ func (o *Offline) Carry(ctx context.Context, p *Plan, now time.Time) error {
 	if err := o.begin(ctx, p, now); err != nil {
 		return err
 	}
-	return o.Finish(ctx)
+	return o.Finish(ctx, p.Code)
 }
 
 // begin is the point from which on there is no way back.
@@ -366,10 +396,14 @@ func (o *Offline) begin(ctx context.Context, p *Plan, now time.Time) error {
 	return nil
 }
 
-// Finish goes on with a recovery that was begun.
-func (o *Offline) Finish(ctx context.Context) error {
-	if o.Found.Begun == nil {
+// Finish goes on with a recovery that was begun. It takes the code of its plan again: who was given up then may be back.
+func (o *Offline) Finish(ctx context.Context, code string) error {
+	p := o.Unfinished()
+	if p == nil {
 		return fmt.Errorf("%w: none was begun", ErrRecoveryPlan)
+	}
+	if code != p.Code {
+		return fmt.Errorf("%w: the code is of another plan than the one that was begun", ErrRecoveryPlan)
 	}
 	return o.rewrite(ctx, recoveryFile{Stage: recoveryBegun, Record: *o.Found.Begun})
 }

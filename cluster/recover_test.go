@@ -104,7 +104,7 @@ func TestRecoverFromLostQuorum(t *testing.T) {
 		}
 		return text
 	}
-	good := cluster.RecoverRequest{Reports: []string{reportOf(behind)}, GiveUp: []string{"n3", "n4", "n5"}, By: "alice", Reason: "fire in hall 2"}
+	good := cluster.RecoverRequest{Reports: []string{reportOf(behind)}, GiveUp: []string{"n3", "n4", "n5"}, By: "alice", Reason: "fire in hall 2", Now: time.Now()}
 	ofLost := offline(t, lost[0])
 	for what, step := range map[string]struct {
 		on     stopped
@@ -121,6 +121,8 @@ func TestRecoverFromLostQuorum(t *testing.T) {
 		"a survivor is given up":   {ahead, func(r *cluster.RecoverRequest) { r.GiveUp = append(r.GiveUp, "n2") }, cluster.ErrRecoveryPlan},
 		"nobody says who":          {ahead, func(r *cluster.RecoverRequest) { r.By = "" }, cluster.ErrRecoveryPlan},
 		"a report of this node":    {ahead, func(r *cluster.RecoverRequest) { r.Reports = []string{reportOf(ahead)} }, cluster.ErrReport},
+		"a report of yesterday":    {ahead, func(r *cluster.RecoverRequest) { r.Now = r.Now.Add(24 * time.Hour) }, cluster.ErrRecoveryPlan},
+		"a report of tomorrow":     {ahead, func(r *cluster.RecoverRequest) { r.Now = r.Now.Add(-24 * time.Hour) }, cluster.ErrRecoveryPlan},
 		"a report that is changed": {ahead, func(r *cluster.RecoverRequest) { r.Reports[0] = strings.ToUpper(r.Reports[0]) }, cluster.ErrReport},
 		"a report that lies":       {ahead, func(r *cluster.RecoverRequest) { r.Reports[0] = lie(t, r.Reports[0]) }, cluster.ErrReport},
 		"a report cut short":       {ahead, func(r *cluster.RecoverRequest) { r.Reports[0] = r.Reports[0][:40] }, cluster.ErrReport},
@@ -147,8 +149,15 @@ func TestRecoverFromLostQuorum(t *testing.T) {
 		t.Errorf("the node starts on half a recovery: %v", err)
 	}
 	ahead = offline(t, newest)
+	begun := ahead.Unfinished()
+	if begun == nil || begun.Code != plan.Code || len(begun.Lost) != 3 || begun.Lost[0].PeerAddr != lost[0].Addr() {
+		t.Fatalf("the plan that was begun: %+v, it was %+v", begun, plan)
+	}
+	if err := ahead.Finish(t.Context(), ""); !errors.Is(err, cluster.ErrRecoveryPlan) || ahead.Found.LastIndex != end.LastIndex {
+		t.Errorf("it goes on although nobody confirmed it: %v", err)
+	}
 	for range 2 {
-		if err := ahead.Finish(t.Context()); err != nil {
+		if err := ahead.Finish(t.Context(), begun.Code); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -288,7 +297,7 @@ func TestRecoverOnANodeWithoutAVote(t *testing.T) {
 		v.close()
 	}
 	o := offline(t, n)
-	if _, err := o.Plan(cluster.RecoverRequest{Reports: reports, GiveUp: []string{voters[2].ID}, By: "alice", Reason: "fire"}); !errors.Is(err, cluster.ErrQuorumThere) {
+	if _, err := o.Plan(cluster.RecoverRequest{Reports: reports, GiveUp: []string{voters[2].ID}, By: "alice", Reason: "fire", Now: time.Now()}); !errors.Is(err, cluster.ErrQuorumThere) {
 		t.Errorf("two of three voters are left: %v", err)
 	}
 	o.close()

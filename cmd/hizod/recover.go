@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/hizo/hizo/cluster"
+	"github.com/hizo/hizo/fsm"
 )
 
 // answerWithin is how long a node that is given up has to answer before it counts as gone.
@@ -54,12 +55,8 @@ func (c *recoverCmd) recover(ctx context.Context, cfg *Config, log *slog.Logger,
 		return err
 	}
 	defer func() { err = errors.Join(err, o.Close()) }()
-	if o.Found.Begun != nil {
-		if err := o.Finish(ctx); err != nil {
-			return err
-		}
-		fmt.Fprintln(out, "The recovery that was begun here is finished.")
-		return c.next(out, o.Found.Begun.GivenUp)
+	if plan := o.Unfinished(); plan != nil {
+		return c.finish(ctx, o, plan, *o.Found.Begun, out)
 	}
 	if len(c.GiveUp) == 0 && len(c.Report) == 0 {
 		return c.look(o, out)
@@ -85,6 +82,38 @@ func (c *recoverCmd) recover(ctx context.Context, cfg *Config, log *slog.Logger,
 	return c.next(out, c.GiveUp)
 }
 
+// finisher carries on what was begun (cluster.Offline).
+type finisher interface {
+	Finish(ctx context.Context, code string) error
+}
+
+// finish goes on with a recovery that was interrupted. That may have been days ago: who was given up then must be gone now.
+func (c *recoverCmd) finish(ctx context.Context, o finisher, plan *cluster.Plan, begun fsm.Recovered, out io.Writer) error {
+	if err := gone(ctx, plan); err != nil {
+		return fmt.Errorf("a recovery was begun here and is not finished: %w. If they are a cluster again without this node, "+
+			"wipe it and let it join as a new one", err)
+	}
+	switch c.Confirm {
+	case plan.Code:
+	case "":
+		fmt.Fprintf(out, "A recovery of this node was begun %s by %s (%s) and is not finished; until it is, hizod does not start.\n",
+			time.UnixMilli(begun.At).UTC().Format(time.RFC3339), begun.By, begun.Reason)
+		for _, m := range plan.Lost {
+			fmt.Fprintf(out, "  given up     %-10s %s\n", m.ID, m.PeerAddr)
+		}
+		fmt.Fprintln(out, "If one of them has come back since, stop it for good. If they are a cluster again without this node, wipe this one instead and let it")
+		fmt.Fprintf(out, "join as a new one. To finish the recovery: hizod recover --config FILE --confirm %s\n", plan.Code)
+		return nil
+	default:
+		return fmt.Errorf("--confirm %s is of another plan than the one that was begun: nothing was changed", c.Confirm)
+	}
+	if err := o.Finish(ctx, c.Confirm); err != nil {
+		return err
+	}
+	fmt.Fprintln(out, "The recovery that was begun here is finished.")
+	return c.next(out, begun.GivenUp)
+}
+
 // look prints what the node has, and its report.
 func (c *recoverCmd) look(o *cluster.Offline, out io.Writer) error {
 	report, err := o.Report(time.Now())
@@ -106,7 +135,7 @@ func (c *recoverCmd) look(o *cluster.Offline, out io.Writer) error {
 }
 
 func (c *recoverCmd) plan(o *cluster.Offline) (*cluster.Plan, error) {
-	req := cluster.RecoverRequest{GiveUp: c.GiveUp, By: c.By, Reason: c.Reason}
+	req := cluster.RecoverRequest{GiveUp: c.GiveUp, By: c.By, Reason: c.Reason, Now: time.Now()}
 	for _, text := range c.Report {
 		if !strings.HasPrefix(text, "hizorecover") {
 			data, err := readReport(text)
@@ -148,6 +177,9 @@ func gone(ctx context.Context, plan *cluster.Plan) error {
 	var wg sync.WaitGroup
 	var alive []string
 	for _, m := range plan.Lost {
+		if m.PeerAddr == "" {
+			continue
+		}
 		wg.Go(func() {
 			conn, err := new(net.Dialer).DialContext(ctx, "tcp", m.PeerAddr)
 			if err != nil {
