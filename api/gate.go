@@ -221,7 +221,7 @@ func (g *gate) do(ctx context.Context, c *call) (*answer, error) {
 		}
 		a, err := g.try(ctx, c, r)
 		if !errors.Is(err, errSuperseded) {
-			return a, err
+			return a, named(err, r.targets)
 		}
 	}
 	return nil, fault(hizov1.ReasonSuperseded)
@@ -301,7 +301,7 @@ func (g *gate) show(ctx context.Context, c *call, collect func(a *answer) error)
 		if err != nil {
 			return err
 		}
-		err = collect(a)
+		err = named(collect(a), c.targets)
 		if current(a.store, a.reads) {
 			return err
 		}

@@ -91,7 +91,7 @@ var reasons = map[string]reason{
 		codes: []fsm.Code{fsm.CodeDenied}, errs: []error{cluster.ErrNotAllowed},
 	},
 	hizov1.ReasonNotFound: {
-		code: codes.NotFound, next: "there is no such thing: check the name",
+		code: codes.NotFound, next: "there is no such thing, or no such version of it: check the name",
 		codes: []fsm.Code{fsm.CodeNotFound}, errs: []error{cluster.ErrUnknownMember},
 	},
 	hizov1.ReasonDeleted: {
@@ -306,3 +306,17 @@ func conflict(format string, args ...any) *Error {
 }
 
 func fault(reason string) *Error { return &Error{Reason: reason} }
+
+// named has an error that speaks of a thing name it. The caller was allowed to ask for it, by that name.
+func named(err error, targets []target) error {
+	e, ok := errors.AsType[*Error](err)
+	if !ok || e.Message != "" || len(targets) != 1 || targets[0].name == "" {
+		return err
+	}
+	if e.Reason != hizov1.ReasonNotFound && e.Reason != hizov1.ReasonExists {
+		return err
+	}
+	n := *e
+	n.Message = targets[0].name + ": " + reasons[e.Reason].next
+	return &n
+}

@@ -53,9 +53,13 @@ func (c *loginCmd) Run(s *session) error {
 			return err
 		}
 	}
+	before := s.whoIsIn(path)
 	answer, err := c.login(s, cfg)
 	if err != nil {
 		return err
+	}
+	if before != "" && before != answer.GetPrincipal() {
+		s.note("warning: this replaces the login of %s in %s, which lives on until it expires: set HIZO_TOKEN_FILE to keep several", before, path)
 	}
 	if err := writePrivate(path, []byte(answer.GetToken()+"\n")); err != nil {
 		return fmt.Errorf("logged in, but the token can't be kept in %s (%w): mend that and log in again", path, err)
@@ -66,6 +70,31 @@ func (c *loginCmd) Run(s *session) error {
 		return nil
 	}
 	return s.show(answer, table{})
+}
+
+// whoIsIn says whose login a token file holds: "" for nobody, and where that cannot be told now.
+func (s *session) whoIsIn(path string) string {
+	token, err := readFile(path, maxInput)
+	if err != nil {
+		return ""
+	}
+	cfg, err := s.config()
+	if err != nil {
+		return ""
+	}
+	cfg.Token = client.Token(string(trimNewline(token)))
+	cl, err := client.New(cfg)
+	if err != nil {
+		return ""
+	}
+	defer cl.Close()
+	ctx, cancel := context.WithTimeout(s.ctx, 2*time.Second)
+	defer cancel()
+	me, err := cl.Auth().WhoAmI(ctx, &hizov1.WhoAmIRequest{})
+	if err != nil {
+		return ""
+	}
+	return me.GetPrincipal()
 }
 
 func roleList(roles []string) string {

@@ -12,6 +12,7 @@ import (
 	"strings"
 	"unicode/utf8"
 
+	"golang.org/x/term"
 	"google.golang.org/grpc"
 
 	"github.com/hizo/hizo/api/hizov1"
@@ -149,8 +150,13 @@ func (s *session) fieldValue(field, source string, given bool) ([]byte, error) {
 			err = fmt.Errorf("field %s: nothing was entered: try again", field)
 		}
 		return value, err
+	case source == "-" && term.IsTerminal(int(s.stdin.Fd())):
+		return nil, fmt.Errorf("field %s: %s=- reads standard input, which is a terminal and would show what you type: write %s alone to be asked without echo", field, field, field)
 	case source == "-":
 		value, err := s.stdinAll()
+		if err == nil && len(value) == 0 {
+			err = fmt.Errorf("field %s: standard input is empty: pipe the value in, or write %s= for an empty one", field, field)
+		}
 		if err == nil {
 			s.warnNewline(field, value)
 		}

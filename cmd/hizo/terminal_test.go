@@ -113,6 +113,12 @@ func testTerminal(t *testing.T, c *apitest.Cluster) {
 			t.Errorf("exit code %d, output %q", code, out)
 		}
 	})
+	t.Run("a terminal is no pipe", func(t *testing.T) {
+		out, code := onTerminal(t, hizoIn(t, asEngineer, "secret", "put", "terminal/typed", "password=-"), "", "")
+		if code == 0 || !strings.Contains(out, "asked without echo") {
+			t.Errorf("exit code %d, output %q", code, out)
+		}
+	})
 	t.Run("a bare value ends the line on a terminal", func(t *testing.T) {
 		out, code := onTerminal(t, hizoIn(t, asEngineer, "secret", "get", "terminal/db/main", "--field", "password"), "", "")
 		if code != 0 || out != "hunter2-hunter2\r\n" {
