@@ -296,6 +296,20 @@ func TestRestoreRefuses(t *testing.T) {
 			t.Fatalf("%s: it left something: %v", test.name, err)
 		}
 	}
+	// What a node of a cluster keeps beside its log: another's seeds would be asked, another's recovery recorded and its lost
+	// nodes removed.
+	for _, left := range []string{"seeds", "head", "members", "gossip", "recovery"} {
+		path := filepath.Join(n.Dir, "data", left)
+		if err := os.WriteFile(path, nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := restoreInto(t, n, file, report, seed, nil); !errors.Is(err, cluster.ErrAlreadyInitialised) {
+			t.Errorf("over a left %s: %v", left, err)
+		}
+		if err := os.Remove(path); err != nil {
+			t.Fatal(err)
+		}
+	}
 	// The same node is a cluster's own: refused.
 	if err := cluster.Restorable(filepath.Join(c.Nodes[0].Dir, "data")); err == nil {
 		t.Error("a node that runs may be overwritten")

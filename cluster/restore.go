@@ -403,7 +403,7 @@ func Restorable(dataDir string) error {
 	if errors.Is(finishRestore(dataDir), ErrInterrupted) {
 		return nil // what stands beside it is the same restore's
 	}
-	for _, name := range []string{"seeds", "head", "members", "gossip"} {
+	for _, name := range []string{seedName, "head", "members", gossipFile, recoveryName} {
 		if _, err := os.Lstat(filepath.Join(dataDir, name)); !errors.Is(err, fs.ErrNotExist) {
 			return fmt.Errorf("%s is there: %w", filepath.Join(dataDir, name), ErrAlreadyInitialised)
 		}
