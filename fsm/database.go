@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/cockroachdb/pebble/v2"
 	"github.com/cockroachdb/pebble/v2/bloom"
@@ -21,15 +22,42 @@ type database struct {
 	mu      sync.Mutex
 	users   int
 	retired bool
+	idle    chan struct{} // closed when the last user leaves; nil: nobody waits for that
 }
+
+// drainFor bounds the wait of Close for readers.
+const drainFor = 5 * time.Second
 
 func (d *database) release() {
 	d.mu.Lock()
 	d.users--
 	last := d.users == 0 && d.retired
+	if d.users == 0 && d.idle != nil {
+		close(d.idle)
+		d.idle = nil
+	}
 	d.mu.Unlock()
 	if last {
 		d.drop()
+	}
+}
+
+// drain waits for the readers that are left: Pebble panics under one that goes on after Close. One that is stuck is not
+// waited for.
+func (d *database) drain() {
+	d.mu.Lock()
+	if d.users == 0 {
+		d.mu.Unlock()
+		return
+	}
+	idle := make(chan struct{})
+	d.idle = idle
+	d.mu.Unlock()
+	timer := time.NewTimer(drainFor)
+	defer timer.Stop()
+	select {
+	case <-idle:
+	case <-timer.C:
 	}
 }
 

@@ -117,15 +117,19 @@ func Open(opts Options) (*Store, error) {
 	return s, nil
 }
 
-// Close flushes the state and closes it. Reads after it answer "absent".
+// Close flushes the state and closes it. Reads that have begun end first; reads after it answer "absent".
 func (s *Store) Close() error {
 	s.mu.Lock()
-	defer s.mu.Unlock()
 	if s.closed {
+		s.mu.Unlock()
 		return nil
 	}
 	s.closed = true
 	s.wake()
+	s.mu.Unlock()
+	s.db.drain() // nobody else begins to read, and readers may need mu
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	flushed := s.db.Flush()
 	return errors.Join(flushed, s.db.Close())
 }
