@@ -43,6 +43,7 @@ func TestRestore(t *testing.T) {
 	l.refused(n.hizod(waived...), 1, "nothing was changed")
 	remove(t, n.path("data"))
 	l.refused(n.hizod(restore...), 1, "audit records would be lost", "nothing was changed")
+	l.refused(n.hizod(append(slices.Clone(waived), "--time", "2020-02-02T20:20Z")...), 1, "The cluster would go on at", "what time is it?", "set the clock")
 	done := n.hizod(waived...)
 	if done.code != 0 {
 		t.Fatalf("exit code %d\n%s", done.code, done.err)
